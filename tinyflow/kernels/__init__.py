@@ -1,0 +1,1 @@
+"""What an operator may call instead of plain array code: convolution and pooling."""

@@ -1,0 +1,38 @@
+"""Gathering what a kernel's horizontal taps see, so that a product can take it.
+
+Write x for the (H, W, N, C) buffer, s, d, p for stride, dilation, padding. Then
+
+    col[r, o, n, v, c] = x[r, o s + v d - p, n, c]      (H, W', N, kw, C).
+"""
+
+from __future__ import annotations
+
+from tinyflow.backend import Array
+from tinyflow.kernels.layout import pixels
+from tinyflow.kernels.scratch import scratch
+from tinyflow.kernels.window import Tap, Windows
+
+
+def needs_no_gather(x: Array, at: Windows) -> bool:
+    """Whether the columns are x itself: one horizontal tap, which meets all of it."""
+    whole = [Tap(at.cols[0].index, 0, x.shape[1], 0)]
+    return at.cols == whole and at.stride[1] == 1 and at.out[1] == int(x.shape[1])
+
+
+def row_columns(x: Array, at: Windows, clear: bool) -> Array:
+    """The columns of some input rows, (rows, W' N, kw C).
+
+    Only taps that meet the map are stored; where one of them looks over the edge, its
+    columns are zero. Blocks of one call share a buffer, so `clear` once is enough.
+    """
+    height, _, n, c = x.shape
+    if needs_no_gather(x, at):
+        return x.reshape(height, -1, c)
+    col = scratch("columns", (height, at.out[1], n, len(at.cols), c), x)
+    to, of = pixels(col), pixels(x)
+    for v, tap in enumerate(at.cols):
+        if clear:
+            col[:, : tap.lo, :, v] = 0
+            col[:, tap.hi :, :, v] = 0
+        to[:, tap.target, :, v] = of[:, tap.source(at.stride[1])]
+    return col.reshape(height, at.out[1] * n, -1)

@@ -1,0 +1,165 @@
+"""2-d convolution and its two gradients: which kernel does which shape.
+
+Notation, throughout this folder: x (N, C, H, W), w (K, C/groups, kh, kw), y and g
+(N, K, H', W'); stride and dilation are (h, w) pairs, padding is (top, bottom, left,
+right), zeros. Arrays are stored as :mod:`tinyflow.kernels.layout` says, which is also
+the order of every result; an input stored otherwise is copied once. Weights are best
+stored the same way, as (kh, kw, K, C), which is how their gradient comes.
+"""
+
+from __future__ import annotations
+
+from tinyflow.backend import Array, array_module
+from tinyflow.kernels import conv_depthwise, conv_rows, conv_stack, conv_taps
+from tinyflow.kernels.layout import swap, to_hwnc
+from tinyflow.kernels.window import Windows, adjoint, windows
+
+Pair = tuple[int, int]
+Border = tuple[int, int, int, int]
+
+STACK_LENGTH = 32
+"""Kernels of at most this many horizontal taps times channels are stacked."""
+
+TAP_WIDTH = 4
+"""Maps up to this wide are convolved tap by tap."""
+
+TAP_CHANNELS = 256
+"""So are maps of this many channels or more, at any width."""
+
+
+def conv2d_forward(
+    x: Array, w: Array, stride: Pair, padding: Border, dilation: Pair, groups: int
+) -> Array:
+    """Output y[n,k,i,j] = Σ_{c,u,v} w[k,c,u,v] x[n, c, i·s+u·d-p, j·s+v·d-p], new."""
+    xb, wb = to_hwnc(x), to_hwnc(w)
+    at = windows(xb.shape[:2], wb.shape[:2], stride, padding, dilation)
+    if _depthwise(wb, groups):
+        return swap(conv_depthwise.forward(xb, wb[..., 0], at))
+    return swap(_grouped(xb, wb, at, groups))
+
+
+def conv2d_input_grad(
+    g: Array,
+    w: Array,
+    x_shape: tuple[int, ...],
+    stride: Pair,
+    padding: Border,
+    dilation: Pair,
+    groups: int,
+) -> Array:
+    """∂L/∂x[n,c,r,q] = Σ w[k,c,u,v] g[n,k,i,j] over i·s+u·d-p = r, j·s+v·d-p = q, new.
+
+    With stride 1 this is a convolution of g with the kernel turned by 180 degrees and
+    its input and output channels exchanged. With a stride it is one such convolution
+    for each remainder of (r, q) modulo the stride, with those taps of the kernel that
+    meet it: together they make exactly the products of the forward pass.
+    """
+    gb, wb = to_hwnc(g), to_hwnc(w)
+    n, c, h, width = x_shape
+    if _depthwise(wb, groups):
+        at = windows((h, width), wb.shape[:2], stride, padding, dilation)
+        return swap(conv_depthwise.input_grad(gb, wb[..., 0], (h, width, n, c), at))
+    # Within a group, (kh, kw, K, C) -> (kh, kw, C, K); groups stay in their order.
+    kh, kw, k, cg = wb.shape
+    turned = wb.reshape(kh, kw, groups, k // groups, cg).swapaxes(-1, -2)
+    turned = turned.reshape(kh, kw, c, k // groups)
+    at = windows((h, width), (kh, kw), stride, padding, dilation)
+    rows, cols = adjoint(at.rows, stride[0]), adjoint(at.cols, stride[1])
+    if stride == (1, 1) and rows and cols:
+        dense = Windows(rows[0][1], cols[0][1], (1, 1), (h, width))
+        return swap(_grouped(gb, turned, dense, groups))
+    dx = array_module(g).zeros((h, width, n, c), dtype=g.dtype)
+    for row_phase, row_taps in rows:
+        for col_phase, col_taps in cols:
+            part = dx[row_phase :: stride[0], col_phase :: stride[1]]
+            dense = Windows(row_taps, col_taps, (1, 1), part.shape[:2])
+            part[...] = _grouped(gb, turned, dense, groups)
+    return swap(dx)
+
+
+def conv2d_weight_grad(
+    g: Array,
+    x: Array,
+    w_shape: tuple[int, ...],
+    stride: Pair,
+    padding: Border,
+    dilation: Pair,
+    groups: int,
+) -> Array:
+    """∂L/∂w[k,c,u,v] = Σ_{n,i,j} g[n,k,i,j] x[n, c, i·s+u·d-p, j·s+v·d-p], new."""
+    gb, xb = to_hwnc(g), to_hwnc(x)
+    k, cg, kh, kw = w_shape
+    at = windows(xb.shape[:2], (kh, kw), stride, padding, dilation)
+    if cg == 1 and k == groups:
+        return swap(conv_depthwise.weight_grad(gb, xb, (kh, kw, k), at)[..., None])
+    if groups == 1:
+        return swap(_dense_weight_grad(gb, xb, (kh, kw, k, cg), at))
+    xp = array_module(x)
+    dw = xp.empty((kh, kw, k, cg), dtype=x.dtype)
+    for i in range(groups):
+        ks, cs = _channels(i, k // groups), _channels(i, cg)
+        gi, xi = (xp.ascontiguousarray(z) for z in (gb[..., ks], xb[..., cs]))
+        dw[:, :, ks] = _dense_weight_grad(gi, xi, (kh, kw, k // groups, cg), at)
+    return swap(dw)
+
+
+def _depthwise(w: Array, groups: int) -> bool:
+    """Whether w (kh, kw, K, C/groups) gives every channel one kernel of its own."""
+    return (w.shape[2], w.shape[3]) == (groups, 1)
+
+
+def _channels(group: int, count: int) -> slice:
+    return slice(group * count, (group + 1) * count)
+
+
+def _grouped(x: Array, w: Array, at: Windows, groups: int) -> Array:
+    """Output (H', W', N, K) of x (H, W, N, C) and w (kh, kw, K, C/groups)."""
+    if groups == 1:
+        return _dense(x, w, at)
+    xp = array_module(x)
+    k, c = w.shape[2] // groups, w.shape[3]
+    y: Array = xp.empty((*at.out, x.shape[2], w.shape[2]), dtype=x.dtype)
+    for i in range(groups):
+        ks, cs = _channels(i, k), _channels(i, c)
+        y[..., ks] = _dense(xp.ascontiguousarray(x[..., cs]), w[:, :, ks], at)
+    return y
+
+
+def _dense(x: Array, w: Array, at: Windows) -> Array:
+    """One group, by the kernel that suits it; the selection rule of the whole library.
+
+    * Few channels (images): the full columns, one product (`conv_stack`).
+    * Many channels, or a small map: tap by tap (`conv_taps`). On small maps gathered
+      columns would hold the largest share of zeros; with many channels the products
+      are large enough not to need joining.
+    * All others, and kernels with one column of taps that meets the map, such as 1x1
+      kernels: row columns (`conv_rows`), whose gather is cheap or nothing.
+
+    The weight gradient has the same first rule and `conv_rows` for the rest.
+    """
+    if not at.rows or not at.cols:  # the kernel sees nothing but padding
+        shape = (*at.out, x.shape[2], w.shape[2])
+        zeros: Array = array_module(x).zeros(shape, dtype=x.dtype)
+        return zeros
+    if _few_channels(x, at):
+        return conv_stack.forward(x, w, at)
+    narrow = at.out[1] <= TAP_WIDTH or x.shape[3] >= TAP_CHANNELS
+    if len(at.cols) > 1 and narrow:
+        return conv_taps.forward(x, w, at)
+    return conv_rows.forward(x, w, at)
+
+
+def _dense_weight_grad(
+    g: Array, x: Array, w_shape: tuple[int, ...], at: Windows
+) -> Array:
+    """The gradient dW (kh, kw, K, C) of one group; see :func:`_dense` for the rule."""
+    if not at.rows or not at.cols:
+        zeros: Array = array_module(x).zeros(w_shape, dtype=x.dtype)
+        return zeros
+    if _few_channels(x, at):
+        return conv_stack.weight_grad(g, x, w_shape, at)
+    return conv_rows.weight_grad(g, x, w_shape, at)
+
+
+def _few_channels(x: Array, at: Windows) -> bool:
+    return len(at.rows) > 1 and len(at.cols) * int(x.shape[3]) <= STACK_LENGTH

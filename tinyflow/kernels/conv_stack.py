@@ -1,0 +1,83 @@
+"""Convolution of maps with few channels: full columns, one wide product.
+
+With C = 3 a row of the kernel has so few numbers that products by kernel row
+(:mod:`tinyflow.kernels.conv_rows`) spend their time adding up outputs. Here the row
+columns are stacked once more, along H, into the columns of an im2col,
+
+    full[o, q, n, u, v, c] = x[o s + u d - p, q s + v d - p, n, c],
+
+block by block in the L2 cache, for y = full W^T and dW = g^T full with kh kw C columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from tinyflow.backend import Array, array_module
+from tinyflow.kernels.columns import row_columns
+from tinyflow.kernels.layout import pixels
+from tinyflow.kernels.scratch import scratch
+from tinyflow.kernels.window import Windows
+
+BLOCK_BYTES = 4 << 20
+"""Full columns gathered at a time, in bytes (one output row at least)."""
+
+
+def forward(x: Array, w: Array, at: Windows) -> Array:
+    """The output for x (H, W, N, C) and w (kh, kw, K, C): (H', W', N, K), new.
+
+    Traffic: x is read and y written once; the columns stay in L2.
+    """
+    xp = array_module(x)
+    k = w.shape[2]
+    y: Array = xp.empty((*at.out, x.shape[2], k), dtype=x.dtype)
+    taken = [w[row.index, col.index].T for row in at.rows for col in at.cols]
+    matrix = xp.concatenate(taken)
+    for target, full in _blocks(x, at):
+        xp.matmul(full, matrix, out=y[target].reshape(-1, k))
+    return y
+
+
+def weight_grad(g: Array, x: Array, w_shape: tuple[int, ...], at: Windows) -> Array:
+    """The gradient dW (kh, kw, K, C), new, for g (H', W', N, K) and x (H, W, N, C)."""
+    xp = array_module(x)
+    k, c = w_shape[2:]
+    total = xp.zeros((k, len(at.rows) * len(at.cols) * c), dtype=x.dtype)
+    for target, full in _blocks(x, at):
+        total += xp.matmul(g[target].reshape(-1, k).T, full)
+    dw: Array = xp.zeros(w_shape, dtype=x.dtype)
+    for u, row in enumerate(at.rows):
+        for v, col in enumerate(at.cols):
+            begin = (u * len(at.cols) + v) * c
+            dw[row.index, col.index] = total[:, begin : begin + c]
+    return dw
+
+
+def _blocks(x: Array, at: Windows) -> Iterator[tuple[slice, Array]]:
+    """Blocks of output rows, and their full columns as a matrix until the next one."""
+    width, step = at.out[1] * x.shape[2], at.stride[0]
+    row_length = len(at.cols) * x.shape[3]
+    height = at.out[0]
+    if isinstance(x, np.ndarray):
+        row_bytes = width * len(at.rows) * row_length * x.itemsize
+        height = max(1, BLOCK_BYTES // row_bytes)
+    for a in range(0, at.out[0], height):
+        b = min(a + height, at.out[0])
+        full = scratch("full", (b - a, width, len(at.rows), row_length), x)
+        met = []
+        for u, tap in enumerate(at.rows):
+            lo, hi = max(tap.lo, a), max(tap.lo, a, min(tap.hi, b))
+            full[: lo - a, :, u] = 0
+            full[hi - a :, :, u] = 0
+            if lo < hi:
+                start = tap.start + (lo - tap.lo) * step
+                met.append((u, lo, hi, start, start + (hi - lo - 1) * step + 1))
+        begin = min((start for *_, start, _ in met), default=0)
+        end = max((stop for *_, stop in met), default=0)
+        col = pixels(row_columns(x[begin:end], at, clear=True))
+        to = pixels(full)
+        for u, lo, hi, start, stop in met:
+            to[lo - a : hi - a, :, u] = col[start - begin : stop - begin : step]
+        yield slice(a, b), full.reshape((b - a) * width, -1)

@@ -1,0 +1,216 @@
+"""Pooling over windows, tap by tap: each tap is one strided slice of the map.
+
+x is (N, C, H, W), y and g (N, C, H', W'); kernel, stride and dilation are (h, w) pairs;
+padding is (h, w) or (top, bottom, left, right). Buffers are (H, W, N, C), so a slice is
+made of contiguous runs of N C (or more) numbers. Output rows are done in blocks that
+stay in the L2 cache over all kh kw taps: memory sees x and y once each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from tinyflow.backend import Array, array_module
+from tinyflow.kernels.layout import swap, to_hwnc
+from tinyflow.kernels.scratch import scratch
+from tinyflow.kernels.window import Place, Windows, out_size, windows
+
+Pair = tuple[int, int]
+
+BLOCK_BYTES = 256 << 10
+"""Bytes of output per block (one row at least)."""
+
+
+def max_pool2d_forward(
+    x: Array,
+    kernel: Pair,
+    stride: Pair,
+    padding: tuple[int, ...],
+    dilation: Pair,
+    ceil_mode: bool,
+) -> tuple[Array, Array]:
+    """The maximum over each window, and which tap (u kw + v) it came from.
+
+    As in PyTorch, padding never wins, the first of equal maxima does, and a NaN beats
+    everything before it. A window of nothing but padding gives -inf from tap 0: callers
+    refuse such windows.
+
+    Returns:
+        y, and the taps as uint8 (int32 beyond 256 of them), both new.
+    """
+    xp = array_module(x)
+    xb = to_hwnc(x)
+    at = _windows(x.shape, kernel, stride, padding, dilation, ceil_mode)
+    y = xp.full((*at.out, *xb.shape[2:]), -xp.inf, dtype=x.dtype)
+    argmax = xp.empty(y.shape, dtype="uint8" if kernel[0] * kernel[1] <= 256 else "i4")
+    argmax[...] = _first_taps(argmax, kernel[1], at)
+    for tap, target, source in _shifts(y, kernel[1], at):
+        seen, best = xb[source], y[target]
+        better = seen > best
+        better |= seen != seen
+        xp.maximum(best, seen, out=best)
+        if tap:  # taps come in rising order, so the last to win is the largest
+            winner = argmax[target]
+            xp.maximum(winner, better * argmax.dtype.type(tap), out=winner)
+    return swap(y), swap(argmax)
+
+
+def max_pool2d_input_grad(
+    g: Array,
+    argmax: Array,
+    x_shape: tuple[int, ...],
+    kernel: Pair,
+    stride: Pair,
+    padding: tuple[int, ...],
+    dilation: Pair,
+    ceil_mode: bool,
+) -> Array:
+    """∂L/∂x: each g at the pixel its maximum came from, summed over windows.
+
+    The others are masked out bit by bit (-1 keeps all bits, 0 none): ten times faster
+    than a masked copy, and unlike a product with 0 right for an infinite g.
+    """
+    xp = array_module(g)
+    gb, winner = to_hwnc(g), to_hwnc(argmax)
+    n, c, h, w = x_shape
+    at = _windows(x_shape, kernel, stride, padding, dilation, ceil_mode)
+    dx = xp.zeros((h, w, n, c), dtype=g.dtype)
+    bits = f"i{g.itemsize}"
+    g_bits, dx_bits = gb.view(bits), dx.view(bits)
+    alone = dilation == (1, 1) and stride[0] >= kernel[0] and stride[1] >= kernel[1]
+    for tap, target, source in _shifts(gb, kernel[1], at):
+        keep = xp.negative((winner[target] == tap).view("i1"))
+        if alone:  # no pixel is seen twice
+            xp.bitwise_and(g_bits[target], keep, out=dx_bits[source])
+        else:
+            part = scratch("product", keep.shape, g)
+            xp.bitwise_and(g_bits[target], keep, out=part.view(bits))
+            dx[source] += part
+    return swap(dx)
+
+
+def avg_pool2d_forward(
+    x: Array,
+    kernel: Pair,
+    stride: Pair,
+    padding: tuple[int, ...],
+    ceil_mode: bool,
+    count_include_pad: bool,
+    divisor_override: int | None,
+) -> Array:
+    """(Sum over each window) / D, new; D is :func:`_divisor`'s."""
+    xb = to_hwnc(x)
+    at = _windows(x.shape, kernel, stride, padding, (1, 1), ceil_mode)
+    y = array_module(x).zeros((*at.out, *xb.shape[2:]), dtype=x.dtype)
+    for _, target, source in _shifts(y, kernel[1], at):
+        y[target] += xb[source]
+    how = (kernel, stride, padding, at.out, count_include_pad, divisor_override)
+    y /= _divisor(y, x.shape[2:], *how)
+    return swap(y)
+
+
+def avg_pool2d_input_grad(
+    g: Array,
+    x_shape: tuple[int, ...],
+    kernel: Pair,
+    stride: Pair,
+    padding: tuple[int, ...],
+    ceil_mode: bool,
+    count_include_pad: bool,
+    divisor_override: int | None,
+) -> Array:
+    """∂L/∂x = sum of g / D over the windows that saw x, new."""
+    gb = to_hwnc(g)
+    n, c, h, w = x_shape
+    at = _windows(x_shape, kernel, stride, padding, (1, 1), ceil_mode)
+    how = (kernel, stride, padding, at.out, count_include_pad, divisor_override)
+    share = gb / _divisor(gb, x_shape[2:], *how)
+    dx = array_module(g).zeros((h, w, n, c), dtype=g.dtype)
+    for _, target, source in _shifts(share, kernel[1], at):
+        dx[source] += share[target]
+    return swap(dx)
+
+
+def _border(padding: tuple[int, ...]) -> tuple[int, int, int, int]:
+    """(top, bottom, left, right) from that or from (h, w)."""
+    if len(padding) == 2:
+        return padding[0], padding[0], padding[1], padding[1]
+    top, bottom, left, right = padding
+    return top, bottom, left, right
+
+
+def _windows(
+    x_shape: tuple[int, ...],
+    kernel: Pair,
+    stride: Pair,
+    padding: tuple[int, ...],
+    dilation: Pair,
+    ceil_mode: bool,
+) -> Windows:
+    """The windows; with `ceil_mode` also a last one that hangs over the far edge.
+
+    That one must start inside the map or the padding before it, as in PyTorch.
+    """
+    size, border = (x_shape[2], x_shape[3]), _border(padding)
+    out = []
+    for a in (0, 1):
+        s, (before, after) = stride[a], border[2 * a : 2 * a + 2]
+        extra = s - 1 if ceil_mode else 0
+        n = out_size(size[a], kernel[a], s, dilation[a], before, after + extra)
+        late = ceil_mode and (n - 1) * s >= size[a] + before
+        out.append(n - 1 if late else n)
+    return windows(size, kernel, stride, border, dilation, (out[0], out[1]))
+
+
+def _shifts(y: Array, kw: int, at: Windows) -> Iterator[tuple[int, Place, Place]]:
+    """Every (tap number, place in y, place in x) of :meth:`Windows.shifts`."""
+    height = at.out[0]
+    if isinstance(y, np.ndarray):
+        height = max(1, BLOCK_BYTES // max(1, y[0].nbytes))
+    for row, col, target, source in at.shifts(height):
+        yield row.index * kw + col.index, target, source
+
+
+def _first_taps(like: Array, kw: int, at: Windows) -> Array:
+    """The first tap of each window that lies inside the map, (H', W', 1, 1)."""
+    xp = array_module(like)
+    first_row = xp.zeros((at.out[0], 1, 1, 1), dtype=like.dtype)
+    first_col = xp.zeros((1, at.out[1], 1, 1), dtype=like.dtype)
+    for tap in reversed(at.rows):
+        first_row[tap.target] = tap.index * kw
+    for tap in reversed(at.cols):
+        first_col[:, tap.target] = tap.index
+    result: Array = first_row + first_col
+    return result
+
+
+def _divisor(
+    like: Array,
+    size: tuple[int, ...],
+    kernel: Pair,
+    stride: Pair,
+    padding: tuple[int, ...],
+    out: Pair,
+    count_include_pad: bool,
+    divisor_override: int | None,
+) -> Array:
+    """D per window, (H', W', 1, 1): its pixels, with those of the padding or without.
+
+    What hangs over the padding (`ceil_mode`) never counts.
+    """
+    xp = array_module(like)
+    if divisor_override is not None:
+        constant: Array = xp.full((1, 1, 1, 1), divisor_override, dtype=like.dtype)
+        return constant
+    border, counts = _border(padding), []
+    for a in (0, 1):
+        before, after = border[2 * a : 2 * a + 2]
+        start = xp.arange(out[a]) * stride[a] - before
+        end = xp.minimum(start + kernel[a], size[a] + after)
+        if not count_include_pad:
+            start, end = xp.maximum(start, 0), xp.minimum(end, size[a])
+        counts.append(end - start)
+    area: Array = (counts[0][:, None] * counts[1]).astype(like.dtype)[..., None, None]
+    return area

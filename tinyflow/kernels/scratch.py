@@ -1,0 +1,43 @@
+"""Buffers that a kernel fills and forgets, kept from call to call.
+
+The pages of a large new array are mapped one fault at a time as they are first written,
+which costs more than the writing. Columns, products and transforms live only within
+one kernel call, so each thread keeps one buffer per purpose and lends it out again.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from typing import Any
+
+import numpy as np
+
+from tinyflow.backend import Array, array_module
+
+KEEP_BYTES = 32 << 20
+"""Buffers up to this size are kept; larger ones are made and dropped.
+
+The kernels name at most eight purposes, so a thread keeps at most 256 MiB.
+"""
+
+_kept = threading.local()
+
+
+def scratch(purpose: str, shape: tuple[int, ...], like: Array) -> Array:
+    """An uninitialised C-ordered array with the library and dtype of `like`.
+
+    It is valid until this thread asks for the same purpose again, and must never be
+    returned to a caller. CuPy pools its memory already and gets a new array.
+    """
+    xp = array_module(like)
+    size = math.prod(shape) * like.itemsize
+    if xp is not np or size > KEEP_BYTES:
+        fresh: Array = xp.empty(shape, dtype=like.dtype)
+        return fresh
+    buffers: dict[str, Any] = _kept.__dict__
+    buffer = buffers.get(purpose)
+    if buffer is None or buffer.nbytes < size:
+        buffer = buffers[purpose] = np.empty(size, dtype=np.uint8)
+    lent: Array = buffer[:size].view(like.dtype).reshape(shape)
+    return lent

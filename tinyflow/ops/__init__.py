@@ -1,0 +1,95 @@
+"""Operators, one family a file; arguments and defaults are PyTorch's."""
+
+from typing import Any
+
+from tinyflow.ops.conv import conv2d
+from tinyflow.ops.elementwise import (
+    add,
+    div,
+    exp,
+    hardswish,
+    log,
+    mul,
+    neg,
+    pow,
+    relu,
+    relu6,
+    sigmoid,
+    silu,
+    sqrt,
+    sub,
+    tanh,
+)
+from tinyflow.ops.linear import linear, matmul
+from tinyflow.ops.loss import cross_entropy, log_softmax, softmax
+from tinyflow.ops.norm import batch_norm, dropout
+from tinyflow.ops.pool import avg_pool2d, global_avg_pool2d, max_pool2d
+from tinyflow.ops.reduce import amax, mean, sum
+from tinyflow.ops.shape import (
+    concat,
+    flatten,
+    getitem,
+    pad,
+    permute,
+    reshape,
+    split,
+    transpose,
+)
+from tinyflow.tensor import Tensor
+
+_METHODS: dict[str, Any] = {
+    "__add__": add,
+    "__radd__": lambda self, other: add(other, self),
+    "__sub__": sub,
+    "__rsub__": lambda self, other: sub(other, self),
+    "__mul__": mul,
+    "__rmul__": lambda self, other: mul(other, self),
+    "__truediv__": div,
+    "__rtruediv__": lambda self, other: div(other, self),
+    "__neg__": neg,
+    "__pow__": pow,
+    "__matmul__": matmul,
+    "__getitem__": getitem,
+}
+for _name, _method in _METHODS.items():
+    setattr(Tensor, _name, _method)
+
+__all__ = [
+    "add",
+    "amax",
+    "avg_pool2d",
+    "batch_norm",
+    "concat",
+    "conv2d",
+    "cross_entropy",
+    "div",
+    "dropout",
+    "exp",
+    "flatten",
+    "getitem",
+    "global_avg_pool2d",
+    "hardswish",
+    "linear",
+    "log",
+    "log_softmax",
+    "matmul",
+    "max_pool2d",
+    "mean",
+    "mul",
+    "neg",
+    "pad",
+    "permute",
+    "pow",
+    "relu",
+    "relu6",
+    "reshape",
+    "sigmoid",
+    "silu",
+    "softmax",
+    "split",
+    "sqrt",
+    "sub",
+    "sum",
+    "tanh",
+    "transpose",
+]

@@ -1,0 +1,62 @@
+"""Matrix products."""
+
+from __future__ import annotations
+
+from tinyflow.backend import Array
+from tinyflow.ops.elementwise import same_dtype
+from tinyflow.tape import record
+from tinyflow.tensor import Tensor, value
+
+
+def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Y = x Wᵀ + b.
+
+    ∂L/∂x = g W, ∂L/∂W = gᵀ x, ∂L/∂b = Σ g (both over all leading axes).
+
+    Args:
+        input: (..., in_features).
+        weight: (out_features, in_features).
+        bias: (out_features,) or None.
+    """
+    x, w, b = input.data, weight.data, value(bias)
+    if x.ndim < 1 or w.ndim != 2 or x.shape[-1] != w.shape[1]:
+        raise ValueError(
+            f"linear: input {x.shape} needs {w.shape[-1]} features in its last axis "
+            f"to meet weight {w.shape}"
+        )
+    if b is not None and b.shape != w.shape[:1]:
+        raise ValueError(f"linear: bias {b.shape} needs {w.shape[0]} entries")
+    same_dtype("linear", x, w, b)
+    y = x @ w.T
+    if b is not None:
+        y = y + b
+
+    def pullback(g: Array, need: tuple[bool, ...]) -> list[Array | None]:
+        rows = g.reshape(-1, g.shape[-1])
+        dx = g @ w if need[0] else None
+        dw = rows.T @ x.reshape(-1, x.shape[-1]) if need[1] else None
+        if b is None:
+            return [dx, dw]
+        return [dx, dw, rows.sum(axis=0) if need[2] else None]
+
+    inputs = (input, weight) if bias is None else (input, weight, bias)
+    return record("linear", y, inputs, pullback)
+
+
+def matmul(input: Tensor, other: Tensor) -> Tensor:
+    """Y = A B, batched over leading axes, which broadcast.
+
+    ∂L/∂A = G Bᵀ, ∂L/∂B = Aᵀ G. Both operands need at least two axes.
+    """
+    a, b = value(input), value(other)
+    if a.ndim < 2 or b.ndim < 2:
+        raise ValueError(f"matmul needs matrices, got shapes {a.shape} and {b.shape}")
+    same_dtype("matmul", a, b)
+
+    def pullback(g: Array, need: tuple[bool, ...]) -> tuple[Array | None, ...]:
+        return (
+            g @ b.swapaxes(-1, -2) if need[0] else None,
+            a.swapaxes(-1, -2) @ g if need[1] else None,
+        )
+
+    return record("matmul", a @ b, (input, other), pullback)

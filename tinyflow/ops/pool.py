@@ -1,0 +1,108 @@
+"""Pooling: the maximum or the average over windows, or over the whole map."""
+
+from __future__ import annotations
+
+from tinyflow.backend import Array
+from tinyflow.kernels import pool as kernels
+from tinyflow.ops.conv import Pair, pair
+from tinyflow.ops.reduce import mean
+from tinyflow.tape import record
+from tinyflow.tensor import Tensor
+
+
+def _windows(
+    op: str,
+    x: Array,
+    kernel_size: Pair,
+    stride: Pair | None,
+    padding: Pair,
+    dilation: Pair = 1,
+) -> tuple[tuple[int, int], ...]:
+    """Checked (kernel, stride, padding, dilation) pairs."""
+    if x.ndim != 4:
+        raise ValueError(f"{op} needs (N, C, H, W), got {x.shape}")
+    kernel = pair(kernel_size, "kernel_size", 1)
+    steps = kernel if stride is None else pair(stride, "stride", 1)
+    border, holes = pair(padding, "padding", 0), pair(dilation, "dilation", 1)
+    for size, k, p, d in zip(x.shape[2:], kernel, border, holes, strict=True):
+        if p > k // 2:
+            raise ValueError(f"{op}: padding {border} exceeds half the kernel {kernel}")
+        if size + 2 * p < d * (k - 1) + 1:
+            raise ValueError(
+                f"{op}: a {kernel} window (dilation {holes}) does not fit into "
+                f"{x.shape[2]}x{x.shape[3]} pixels padded by {border}"
+            )
+    return kernel, steps, border, holes
+
+
+def max_pool2d(
+    input: Tensor,
+    kernel_size: Pair,
+    stride: Pair | None = None,
+    padding: Pair = 0,
+    dilation: Pair = 1,
+    ceil_mode: bool = False,
+) -> Tensor:
+    """Y = max over each window;  ∂L/∂x = g at the first maximum of each window.
+
+    Args:
+        input: (N, C, H, W).
+        kernel_size, stride, padding, dilation: a number or (h, w); the stride is the
+            kernel size by default. The border never wins.
+        ceil_mode: round the output size up instead of down.
+
+    Raises:
+        ValueError: the window does not fit, or some window lies wholly in the border.
+    """
+    x = input.data
+    kernel, steps, border, holes = _windows(
+        "max_pool2d", x, kernel_size, stride, padding, dilation
+    )
+    for size, k, p, d in zip(x.shape[2:], kernel, border, holes, strict=True):
+        # Only a dilated window can step over a map narrower than its holes.
+        if d > 1 and not any(0 <= u * d - p < size for u in range(k)):
+            raise ValueError(
+                f"max_pool2d: with dilation {holes} a {kernel} window lies wholly in "
+                f"the border of {x.shape[2]}x{x.shape[3]} pixels"
+            )
+    how = (kernel, steps, border, holes, ceil_mode)
+    y, argmax = kernels.max_pool2d_forward(x, *how)
+    shape = x.shape
+
+    def pullback(g: Array, need: tuple[bool, ...]) -> tuple[Array]:
+        return (kernels.max_pool2d_input_grad(g, argmax, shape, *how),)
+
+    return record("max_pool2d", y, (input,), pullback)
+
+
+def avg_pool2d(
+    input: Tensor,
+    kernel_size: Pair,
+    stride: Pair | None = None,
+    padding: Pair = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Tensor:
+    """Y = Σ window / D;  ∂L/∂x = Σ g / D over the windows that saw x.
+
+    D is the window's size with the border counted (`count_include_pad`) or not, or
+    `divisor_override`.
+    """
+    x = input.data
+    kernel, steps, border, _ = _windows("avg_pool2d", x, kernel_size, stride, padding)
+    if divisor_override == 0:
+        raise ValueError("avg_pool2d: divisor_override must not be zero")
+    how = (kernel, steps, border, ceil_mode, count_include_pad, divisor_override)
+    shape = x.shape
+
+    def pullback(g: Array, need: tuple[bool, ...]) -> tuple[Array]:
+        return (kernels.avg_pool2d_input_grad(g, shape, *how),)
+
+    y = kernels.avg_pool2d_forward(x, *how)
+    return record("avg_pool2d", y, (input,), pullback)
+
+
+def global_avg_pool2d(input: Tensor) -> Tensor:
+    """y[n,c] = Σ_{h,w} x / (H W), shape (N, C);  ∂L/∂x = g / (H W) everywhere."""
+    return mean(input, dim=(2, 3))
