@@ -1,0 +1,147 @@
+"""DenseNet-BC (Huang et al. 2017, arXiv:1608.06993).
+
+Table 1 of the paper, growth rate k = 32; DenseNet-121 is the fourth network of Noh
+2021, Table A1. Each layer concatenates the *list* of earlier maps, so every (source →
+consumer) pair is an edge of its own. Parameter names are torchvision's. Initial weights
+are He-normal with fan-in, as there.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from tinyflow import nn, ops
+from tinyflow.tape import mark
+from tinyflow.tensor import Tensor
+
+GROWTH = 32  # k: channels each layer adds
+BOTTLENECK = 4  # the 1x1 convolution of a layer is 4k wide
+COMPRESSION = 0.5  # θ: what a transition keeps
+LAYERS = {
+    121: (6, 12, 24, 16),
+    169: (6, 12, 32, 32),
+    201: (6, 12, 48, 32),
+    264: (6, 12, 64, 48),
+}
+
+
+def conv(cin: int, cout: int, kernel: int, rng: nn.Rng, stride: int = 1) -> nn.Conv2d:
+    """A bias-free convolution that keeps the size at stride 1, He-normal by fan-in."""
+    layer = nn.Conv2d(
+        cin, cout, kernel, stride=stride, padding=kernel // 2, bias=False, rng=rng
+    )
+    layer.weight.data *= np.float32(math.sqrt(cout / cin))  # fan-out to fan-in
+    return layer
+
+
+class DenseLayer(nn.Module):
+    """H([x₀, …, xₗ₋₁]) = 3x3(relu(bn(1x1(relu(bn(concat)))))): k new channels."""
+
+    def __init__(self, cin: int, rng: nn.Rng) -> None:
+        self.norm1 = nn.BatchNorm2d(cin)
+        self.relu1 = nn.ReLU()
+        self.conv1 = conv(cin, BOTTLENECK * GROWTH, 1, rng)
+        self.norm2 = nn.BatchNorm2d(BOTTLENECK * GROWTH)
+        self.relu2 = nn.ReLU()
+        self.conv2 = conv(BOTTLENECK * GROWTH, GROWTH, 3, rng)
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        """Earlier maps, each (N, Cᵢ, H, W) → (N, k, H, W)."""
+        x = ops.concat(maps, dim=1)
+        x = self.conv1(self.relu1(self.norm1(x)))
+        y: Tensor = self.conv2(self.relu2(self.norm2(x)))
+        return y
+
+
+class DenseBlock(nn.Module):
+    """x₀ and the new maps x₁ … xₗ of its layers, each reading all before it."""
+
+    def __init__(self, cin: int, layers: int, rng: nn.Rng) -> None:
+        for i in range(layers):
+            setattr(self, f"denselayer{i + 1}", DenseLayer(cin + i * GROWTH, rng))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """(N, C, H, W) → the list of maps; whoever reads it concatenates it."""
+        maps = [mark(x, "x0")]
+        for i, (_, layer) in enumerate(self.children()):
+            maps.append(mark(layer(maps), f"x{i + 1}"))
+        return maps
+
+
+class Transition(nn.Module):
+    """Between dense blocks: 1x1 convolution to half the channels, 2x2 average."""
+
+    def __init__(self, cin: int, cout: int, rng: nn.Rng) -> None:
+        self.norm = nn.BatchNorm2d(cin)
+        self.relu = nn.ReLU()
+        self.conv = conv(cin, cout, 1, rng)
+        self.pool = nn.AvgPool2d(2)
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        """Maps of a block → (N, C/2, H/2, W/2)."""
+        x = ops.concat(maps, dim=1)
+        y: Tensor = self.pool(self.conv(self.relu(self.norm(x))))
+        return y
+
+
+class Features(nn.Module):
+    """Stem, dense blocks and transitions, and the final normalisation."""
+
+    def __init__(self, layers: tuple[int, ...], in_channels: int, rng: nn.Rng) -> None:
+        cin = 2 * GROWTH
+        self.conv0 = conv(in_channels, cin, 7, rng, stride=2)
+        self.norm0 = nn.BatchNorm2d(cin)
+        self.relu0 = nn.ReLU()
+        self.pool0 = nn.MaxPool2d(3, stride=2, padding=1)
+        for i, count in enumerate(layers):
+            setattr(self, f"denseblock{i + 1}", DenseBlock(cin, count, rng))
+            cin += count * GROWTH
+            if i + 1 < len(layers):
+                kept = int(cin * COMPRESSION)
+                setattr(self, f"transition{i + 1}", Transition(cin, kept, rng))
+                cin = kept
+        self.norm5 = nn.BatchNorm2d(cin)
+        self.channels = cin
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, S, S) → (N, channels, S/32, S/32)."""
+        state: Tensor | list[Tensor] = x
+        for _, module in self.children():
+            if module is self.norm5 and isinstance(state, list):
+                state = ops.concat(state, dim=1)
+            state = module(state)
+        assert isinstance(state, Tensor)
+        return state
+
+
+class DenseNet(nn.Module):
+    """A DenseNet-BC.
+
+    Args:
+        depth: 121, 169, 201 or 264.
+        num_classes, image_size, in_channels: of the data.
+        rng: where the initial weights come from.
+    """
+
+    def __init__(
+        self,
+        depth: int,
+        *,
+        num_classes: int,
+        image_size: int,
+        in_channels: int,
+        rng: nn.Rng,
+    ) -> None:
+        self.features = Features(LAYERS[depth], in_channels, rng)
+        cin = self.features.channels
+        self.classifier = nn.Linear(
+            cin, num_classes, std=1 / math.sqrt(3 * cin), rng=rng
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (N, C, S, S) → logits (N, num_classes)."""
+        x = ops.relu(self.features(x))
+        logits: Tensor = self.classifier(ops.global_avg_pool2d(x))
+        return logits

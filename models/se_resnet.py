@@ -1,0 +1,39 @@
+"""SE-ResNet: residual blocks with a gate on F (Hu et al. 2018, arXiv:1709.01507).
+
+Squeeze-and-excitation with reduction r = 16 acts on F(x) before the addition; SE-ResNet
+-50 is the third network of Noh 2021, Table A1. That table prints 21.4 M parameters for
+it, which is impossible: the network is ResNet-50 (23.5 M) plus gates, 26,059,514
+parameters for ten classes. Parameter names are timm's (``layer1.0.se.fc1.weight``).
+"""
+
+from __future__ import annotations
+
+from models.resnet import BLOCKS, Bottleneck, ResNet
+from tinyflow import nn
+
+REDUCTION = 16
+
+
+def squeeze_excitation(channels: int, rng: nn.Rng) -> nn.Module:
+    """The gate of a map with `channels` channels."""
+    return nn.SqueezeExcitation(channels, channels // REDUCTION, rng=rng)
+
+
+def se_resnet(
+    depth: int,
+    *,
+    num_classes: int,
+    image_size: int,
+    in_channels: int,
+    rng: nn.Rng,
+) -> ResNet:
+    """SE-ResNet-50, -101 or -152."""
+    return ResNet(
+        Bottleneck,
+        BLOCKS[depth],
+        squeeze_excitation,
+        num_classes=num_classes,
+        image_size=image_size,
+        in_channels=in_channels,
+        rng=rng,
+    )

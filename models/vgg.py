@@ -1,0 +1,99 @@
+"""VGG: stacks of 3x3 convolutions (Simonyan & Zisserman 2015, arXiv:1409.1556).
+
+Table 1 of the paper, columns A, B, D, E, with or without batch normalisation. VGG-19
+is the first network of Noh 2021, Table A1: on 32x32 images the last map is 1x1, the
+classifier reads 512 features, and 10 classes give that table's 38.9 M parameters.
+Parameter names are torchvision's. Deviation from torchvision: no adaptive pooling, so
+the first linear layer follows from the image size; the linear layers start He-normal,
+without which the 19-layer net does not leave its plateau when trained from scratch.
+"""
+
+from __future__ import annotations
+
+import math
+
+from tinyflow import nn
+from tinyflow.tape import mark
+from tinyflow.tensor import Tensor
+
+CONFIGURATIONS = {  # output channels of the convolutions of each stage, then pool
+    11: ((64,), (128,), (256, 256), (512, 512), (512, 512)),
+    13: ((64, 64), (128, 128), (256, 256), (512, 512), (512, 512)),
+    16: ((64, 64), (128, 128), (256,) * 3, (512,) * 3, (512,) * 3),
+    19: ((64, 64), (128, 128), (256,) * 4, (512,) * 4, (512,) * 4),
+}
+HIDDEN = 4096
+DROPOUT = 0.5
+
+
+class Features(nn.Sequential):
+    """The convolutions. Each one with its ReLU is a block in the sense of Noh's Eq. 1.
+
+    Torchvision counts every layer (``features.0``, ``features.1``, …), and so do we; on
+    the tape block i is ``features.block<i>``: its input ``.in`` and output, and ``.H``,
+    what enters the ReLU.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, S, S) → (N, 512, S/32, S/32)."""
+        block = 0
+        for layer in self:
+            if isinstance(layer, nn.Conv2d):
+                mark(x, f"block{block}.in")
+            elif isinstance(layer, nn.ReLU):
+                mark(x, f"block{block}.H")
+            x = layer(x)
+            if isinstance(layer, nn.ReLU):
+                mark(x, f"block{block}")
+                block += 1
+        return x
+
+
+class VGG(nn.Module):
+    """A VGG network.
+
+    Args:
+        depth: 11, 13, 16 or 19 weighted layers.
+        batch_norm: normalise after every convolution.
+        num_classes, image_size, in_channels: of the data; size at least 32.
+        rng: where the initial weights come from.
+    """
+
+    def __init__(
+        self,
+        depth: int,
+        batch_norm: bool,
+        *,
+        num_classes: int,
+        image_size: int,
+        in_channels: int,
+        rng: nn.Rng,
+    ) -> None:
+        layers: list[nn.Module] = []
+        channels = in_channels
+        for stage in CONFIGURATIONS[depth]:
+            for width in stage:
+                layers.append(nn.Conv2d(channels, width, 3, padding=1, rng=rng))
+                if batch_norm:
+                    layers.append(nn.BatchNorm2d(width))
+                layers.append(nn.ReLU())
+                channels = width
+            layers.append(nn.MaxPool2d(2))
+        self.features = Features(*layers)
+        self.flatten = nn.Flatten()
+        flat = channels * (image_size // 32) ** 2
+        he = math.sqrt(2)
+        self.classifier = nn.Sequential(
+            nn.Linear(flat, HIDDEN, std=he / math.sqrt(flat), rng=rng),
+            nn.ReLU(),
+            nn.Dropout(DROPOUT, rng=rng),
+            nn.Linear(HIDDEN, HIDDEN, std=he / math.sqrt(HIDDEN), rng=rng),
+            nn.ReLU(),
+            nn.Dropout(DROPOUT, rng=rng),
+            nn.Linear(HIDDEN, num_classes, std=0.01, rng=rng),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (N, C, S, S) → logits (N, num_classes)."""
+        logits: Tensor = self.classifier(self.flatten(self.features(x)))
+        return logits
