@@ -1,0 +1,33 @@
+"""The instrument: gradients taken apart along the lines of the papers' equations.
+
+A library first: build a model from :mod:`tinyflow.nn` whose blocks fork their input and
+mark their sum, run :func:`probe` on one batch, and ask :func:`block_terms`,
+:func:`dense_terms`, :func:`spectrum` or :func:`measure_branch`. ``analyze.py`` is its
+command line.
+"""
+
+from tinyflow.flow.blocks import Block, Terms, block_terms, find_blocks, measure, split
+from tinyflow.flow.counterfactual import Counterfactual, counterfactual, measure_branch
+from tinyflow.flow.dense import DenseBlock, dense_terms
+from tinyflow.flow.paths import Spectrum, spectrum
+from tinyflow.flow.probe import TOLERANCE, FlowError, Probe, probe
+
+__all__ = [
+    "TOLERANCE",
+    "Block",
+    "Counterfactual",
+    "DenseBlock",
+    "FlowError",
+    "Probe",
+    "Spectrum",
+    "Terms",
+    "block_terms",
+    "counterfactual",
+    "dense_terms",
+    "find_blocks",
+    "measure",
+    "measure_branch",
+    "probe",
+    "spectrum",
+    "split",
+]

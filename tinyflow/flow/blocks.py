@@ -1,0 +1,244 @@
+"""The gradient of a block, taken apart into the terms of Noh's equations (1) to (3).
+
+With H(x) = F(x) + S(x) and g = ∂L/∂·, J a Jacobian and s the gate of an SE block:
+
+    plain     g_x = J_Fᵀ g_H                                                    (1)
+    residual  g_x = Sᵀ g_H  +  J_Fᵀ g_H           shortcut + residual           (2)
+    SE        g_x = Sᵀ g_H  +  J_Fᵀ (s ⊙ g_H)  +  J_Fᵀ g_gate
+                                    shortcut + gain + gate                      (3)
+
+Every term is an edge, or one pullback from an edge; none is estimated. H is the sum
+*before* the ReLU: g_H = 1[H > 0] ⊙ g_y, so even an identity shortcut carries a product
+of masks from block to block. S is the identity only where it is called so; projections
+and option-A shortcuts are matrices, and labelled as what they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from tinyflow.backend import Array, asnumpy
+from tinyflow.flow.probe import FlowError, cosine, dot, norm, relative
+from tinyflow.tape import Tape
+from tinyflow.tensor import Edge, Node
+
+KINDS = {"conv2d": "projection", "slice": "option A", "pad": "option A"}
+
+
+@dataclass(frozen=True)
+class Block:
+    """Where one block stands in the graph.
+
+    Attributes:
+        name: module path, e.g. ``layer3.2``.
+        kind: "plain", or how its shortcut runs: "identity", "projection", "option A",
+            "other".
+        x, h: its input and H, the value that enters its last ReLU.
+        out: its output, if it has a name.
+        residual, shortcut: the two edges into x; None in a plain block.
+        f: the output of the weighted layers, before any gate; h itself if plain.
+        scale, squeeze: the two edges into f of an SE block, else None.
+    """
+
+    name: str
+    kind: str
+    x: Node
+    h: Node
+    out: Node | None
+    residual: Edge | None
+    shortcut: Edge | None
+    f: Node
+    scale: Edge | None
+    squeeze: Edge | None
+
+
+@dataclass(frozen=True)
+class Terms:
+    """The gradient of one block, measured. Norms are L2 over the whole batch.
+
+    Attributes:
+        name, kind, shape: of the block and of x.
+        norms: of ``x``, ``H``, ``y`` (output) and of each term.
+        ratio: ‖g_x‖ / ‖g_H‖.
+        shares: ⟨term, g_x⟩ / ‖g_x‖², which add up to 1; negative if a term works
+            against the sum. A share is not an importance.
+        cosines: between each pair of terms.
+        cancellation: ‖g_x‖ / Σ‖term‖: 1 if all terms align, 0 if they cancel.
+        mask: share of H's entries above zero, what the ReLU lets through.
+        closure: ‖g_x - Σ terms‖ / ‖g_x‖, the conservation error.
+        gate: for SE, mean, min and max of s, mean of s(1 - s) and the share of squeeze
+            units that are dead for the whole batch.
+        flags: Noh's inequalities as booleans, see :func:`measure`.
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    norms: dict[str, float]
+    ratio: float
+    shares: dict[str, float]
+    cosines: dict[str, float | None]
+    cancellation: float
+    mask: float | None
+    closure: float
+    gate: dict[str, float] = field(default_factory=dict)
+    flags: dict[str, bool] = field(default_factory=dict)
+
+
+def find_blocks(tape: Tape) -> list[Block]:
+    """Every block on the tape, first one first.
+
+    A block is a module that marks its pre-activation sum, ``mark(h, "H")``; its input
+    is ``<path>.in``, its fork the edges "residual" and "shortcut". All networks
+    in ``models/`` do so; so can yours.
+    """
+    found = []
+    for name, h in tape.names.items():
+        path, _, last = name.rpartition(".")
+        if last == "H" and f"{path}.in" in tape.names and h.index >= 0:
+            found.append(_block(tape, path, h))
+    if not found:
+        raise FlowError(
+            'no blocks found: mark the pre-activation sum of each with mark(h, "H")'
+        )
+    return found
+
+
+def _block(tape: Tape, path: str, h: Node) -> Block:
+    x = tape[f"{path}.in"]
+    residual = _labelled(tape, x, "residual", h)
+    shortcut = _labelled(tape, x, "shortcut", h)
+    kind, f = "plain", h
+    if shortcut is not None:
+        consumer = tape.nodes[shortcut.index]
+        kind = "identity" if consumer is h else KINDS.get(consumer.op, "other")
+        # H reads the residual branch in the slot that the shortcut does not use.
+        side = next(e for e in h.edges if e.producer is not x)
+        f = side.producer
+    scale = squeeze = None
+    gate = [e for e in f.edges if e.label == "scale"]
+    if gate:
+        scale, f = gate[0], gate[0].producer
+        squeeze = tape.edge(f, "squeeze")
+    out = tape.names.get(path)
+    return Block(path, kind, x, h, out, residual, shortcut, f, scale, squeeze)
+
+
+def _labelled(tape: Tape, x: Node, label: str, h: Node) -> Edge | None:
+    """The edge into `x` with `label` that belongs to the block ending in `h`."""
+    edges = [e for e in tape.edges(x, label) if e.index <= h.index]
+    return edges[0] if edges else None
+
+
+def split(tape: Tape, block: Block) -> dict[str, Array]:
+    """The terms of ∂L/∂x of one block, by name; their sum is the gradient.
+
+    "F" in a plain block; "shortcut" and "residual"; "shortcut", "gain" and "gate" with
+    squeeze-and-excitation; "other" for uses of x outside the block.
+    """
+    terms: dict[str, Array] = {}
+    if block.shortcut is None or block.residual is None:
+        terms["F"] = tape.pullback(block.h, block.h.grad, to=block.x)
+    else:
+        terms["shortcut"] = _message(block.shortcut)
+        if block.scale is None or block.squeeze is None:
+            terms["residual"] = _message(block.residual)
+        else:
+            for name, edge in (("gain", block.scale), ("gate", block.squeeze)):
+                terms[name] = tape.pullback(block.f, _message(edge), to=block.x)
+    inside = {e.index for e in tape.edges(block.x) if e.index <= block.h.index}
+    for edge in tape.edges(block.x):
+        if edge.index not in inside and edge.grad is not None:
+            before = terms.get("other")
+            terms["other"] = edge.grad if before is None else before + edge.grad
+    return terms
+
+
+def _message(edge: Edge) -> Array:
+    if edge.grad is None:
+        raise FlowError(f"{edge} holds no gradient: analyse a Tape(retain='edges')")
+    return edge.grad
+
+
+def measure(tape: Tape, block: Block) -> Terms:
+    """All numbers of one block; see :class:`Terms`.
+
+    Flags: ``noh2`` ‖g_x‖ ≥ ‖shortcut‖ (what Noh infers from (2)); ``noh3`` ‖shortcut +
+    gate‖ ≥ ‖shortcut‖ (from (3)); ``triangle`` ‖g_x‖ ≥ |‖shortcut‖ - ‖rest‖|, which
+    must hold for any sum and checks the instrument.
+    """
+    g = block.x.grad
+    if g is None:
+        raise FlowError(f"{block.name}: no gradient reached its input")
+    terms = split(tape, block)
+    total = None
+    for term in terms.values():
+        total = term if total is None else total + term
+    assert total is not None
+    norms = {"x": norm(g), "H": norm(block.h.grad)}
+    if block.out is not None and block.out.grad is not None:
+        norms["y"] = norm(block.out.grad)
+    norms |= {name: norm(t) for name, t in terms.items()}
+    size = norms["x"]
+    parts = sum(norms[name] for name in terms)
+    names = list(terms)
+    flags = {}
+    if "shortcut" in terms:
+        shortcut = norms["shortcut"]
+        slack = 1 - 1e-6
+        flags["noh2"] = size >= shortcut * slack
+        rest = norm(total - terms["shortcut"])
+        flags["triangle"] = size >= abs(shortcut - rest) * slack - 1e-6 * parts
+        if "gate" in terms:
+            sum_ = norm(terms["shortcut"] + terms["gate"])
+            flags["noh3"] = sum_ >= shortcut * slack
+    return Terms(
+        name=block.name,
+        kind=block.kind,
+        shape=block.x.shape,
+        norms=norms,
+        ratio=size / norms["H"] if norms["H"] else 0.0,
+        shares={n: dot(t, g) / size**2 if size else 0.0 for n, t in terms.items()},
+        cosines={
+            f"{a},{b}": cosine(terms[a], terms[b])
+            for i, a in enumerate(names)
+            for b in names[i + 1 :]
+        },
+        cancellation=size / parts if parts else 0.0,
+        mask=None if block.h.value is None else float((block.h.value > 0).mean()),
+        closure=relative(g - total, g),
+        gate=_gate(tape, block),
+        flags=flags,
+    )
+
+
+def _gate(tape: Tape, block: Block) -> dict[str, float]:
+    if block.scale is None:
+        return {}
+    s = tape.nodes[block.scale.index].edges[1].producer.value
+    if s is None:
+        return {}
+    s = asnumpy(s)
+    squeezed = tape.names.get(f"{block.name}.se.relu")
+    dead = 0.0
+    if squeezed is not None and squeezed.value is not None:
+        dead = float((asnumpy(squeezed.value).max(axis=(0, 2, 3)) <= 0).mean())
+    return {
+        "mean": float(s.mean()),
+        "min": float(s.min()),
+        "max": float(s.max()),
+        "slope": float((s * (1 - s)).mean()),
+        "dead": dead,
+    }
+
+
+def block_terms(tape: Tape) -> list[Terms]:
+    """:func:`measure` for every block, first one first."""
+    return list(iter_terms(tape))
+
+
+def iter_terms(tape: Tape) -> Iterator[Terms]:
+    """:func:`block_terms`, one at a time."""
+    for block in find_blocks(tape):
+        yield measure(tape, block)
