@@ -1,0 +1,23 @@
+"""Image data sets, augmentation and batches, on NumPy alone."""
+
+from tinyflow.data.augment import normalize, random_crop_flip
+from tinyflow.data.base import DataError, Dataset
+from tinyflow.data.cifar import load_cifar10
+from tinyflow.data.dataset import DATASETS, load_dataset
+from tinyflow.data.loader import Batch, Loader
+from tinyflow.data.mnist import load_mnist
+from tinyflow.data.shapes import make_shapes
+
+__all__ = [
+    "DATASETS",
+    "Batch",
+    "DataError",
+    "Dataset",
+    "Loader",
+    "load_cifar10",
+    "load_dataset",
+    "load_mnist",
+    "make_shapes",
+    "normalize",
+    "random_crop_flip",
+]

@@ -1,0 +1,95 @@
+"""Random crop and flip on bytes, and normalisation to floats."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import DTypeLike, NDArray
+
+from tinyflow.data.base import DataError
+
+
+def random_crop_flip(
+    images: NDArray[np.uint8], rng: np.random.Generator, *, pad: int = 4
+) -> NDArray[np.uint8]:
+    """Shift each image by up to `pad` pixels and mirror half of them.
+
+    Each image is surrounded by `pad` black pixels, a window of the original size
+    is cut at a uniformly random place, and with probability 1/2 the window is
+    mirrored left to right. This is the usual CIFAR-10 augmentation (He et al.
+    2016, "Deep Residual Learning for Image Recognition", section 4.2).
+
+    Args:
+        images: uint8 (N, C, H, W); not modified.
+        rng: Source of all randomness; advanced by 3 N draws.
+        pad: Border in pixels, at least 0.
+
+    Returns:
+        A new uint8 array (N, C, H, W).
+
+    Raises:
+        DataError: If `pad` is negative or `images` is not uint8 (N, C, H, W).
+    """
+    if images.ndim != 4 or images.dtype != np.uint8:
+        raise DataError(
+            "Augmentation needs uint8 images of shape (N, C, H, W), not "
+            f"{images.dtype} of shape {images.shape}."
+        )
+    if pad < 0:
+        raise DataError(f"The crop border must be 0 or more pixels, not {pad}.")
+    count, _, height, width = images.shape
+    top = rng.integers(0, 2 * pad + 1, count)
+    left = rng.integers(0, 2 * pad + 1, count)
+    mirror = rng.integers(0, 2, count).astype(bool)
+    padded = np.pad(images, ((0, 0), (0, 0), (pad, pad), (pad, pad)))
+    windows = sliding_window_view(padded, (height, width), axis=(2, 3))
+    cropped: NDArray[np.uint8] = windows[np.arange(count), :, top, left]
+    cropped[mirror] = cropped[mirror][..., ::-1]
+    return cropped
+
+
+def normalize(
+    images: NDArray[np.uint8],
+    mean: Sequence[float],
+    std: Sequence[float],
+    dtype: DTypeLike = np.float32,
+) -> NDArray[np.floating[Any]]:
+    """Return ``(images / 255 - mean) / std`` for each channel.
+
+    Args:
+        images: uint8 (N, C, H, W).
+        mean: C means of the pixels scaled to 0..1.
+        std: C positive standard deviations of the pixels scaled to 0..1.
+        dtype: Floating-point type of the result.
+
+    Returns:
+        Array of `dtype`, shape (N, C, H, W). The 256 possible values of a channel
+        are computed in float64 and rounded once to `dtype`.
+
+    Raises:
+        DataError: If the images are not uint8 (N, C, H, W), `mean` or `std` has
+            not C values, or `dtype` is not a floating-point type.
+    """
+    kind = np.dtype(dtype)
+    if kind.kind != "f":
+        raise DataError(f"Images are normalised to a float type, not {kind}.")
+    if images.ndim != 4 or images.dtype != np.uint8:
+        raise DataError(
+            "Normalisation needs uint8 images of shape (N, C, H, W), not "
+            f"{images.dtype} of shape {images.shape}."
+        )
+    channels = images.shape[1]
+    if len(mean) != channels or len(std) != channels:
+        raise DataError(
+            f"Images of {channels} channels need as many means and standard "
+            f"deviations, not {len(mean)} and {len(std)}."
+        )
+    levels = np.arange(256) / 255.0
+    out: NDArray[np.floating[Any]] = np.empty(images.shape, kind)
+    for channel in range(channels):
+        table = ((levels - mean[channel]) / std[channel]).astype(kind)
+        out[:, channel] = table[images[:, channel]]
+    return out

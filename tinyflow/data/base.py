@@ -1,0 +1,114 @@
+"""The in-memory image set that every loader returns, and the one data error."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class DataError(Exception):
+    """Data that cannot be used: one sentence on what, where and what to do."""
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Labelled square images held in memory as bytes.
+
+    Attributes:
+        name: Short name of the set, used in messages.
+        images: uint8 array of shape (N, C, H, W) with H == W, values 0..255.
+        labels: int64 array of shape (N,), values 0..len(classes) - 1.
+        classes: Class names; the label is the index.
+        mean: C per-channel means of the pixels scaled to 0..1.
+        std: C per-channel standard deviations of the pixels scaled to 0..1.
+
+    Raises:
+        DataError: If any of the above does not hold.
+    """
+
+    name: str
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        """Check shapes, dtypes and the range of the labels."""
+        images, labels = self.images, self.labels
+        if images.dtype != np.uint8 or images.ndim != 4:
+            raise DataError(
+                f"{self.name}: images must be uint8 of shape (N, C, H, W), "
+                f"not {images.dtype} of shape {images.shape}."
+            )
+        count, channels, height, width = images.shape
+        if height != width:
+            raise DataError(
+                f"{self.name}: images must be square, not {height}x{width} pixels."
+            )
+        if labels.dtype != np.int64 or labels.shape != (count,):
+            raise DataError(
+                f"{self.name}: labels must be int64 of shape ({count},), "
+                f"not {labels.dtype} of shape {labels.shape}."
+            )
+        if len(self.mean) != channels or len(self.std) != channels:
+            raise DataError(
+                f"{self.name}: mean and std need one value for each of the "
+                f"{channels} channels, not {len(self.mean)} and {len(self.std)}."
+            )
+        if not all(value > 0 for value in self.std):
+            raise DataError(f"{self.name}: std must be positive, not {self.std}.")
+        if count:
+            check_labels(labels, len(self.classes), self.name)
+
+    def __len__(self) -> int:
+        """Number of images, N."""
+        return len(self.labels)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.classes)
+
+    @property
+    def image_size(self) -> int:
+        """Height and width of an image in pixels."""
+        return int(self.images.shape[2])
+
+    @property
+    def in_channels(self) -> int:
+        """Number of colour channels, C."""
+        return int(self.images.shape[1])
+
+    def limit(self, n: int) -> Dataset:
+        """Return the first `n` images as a set that shares this one's memory.
+
+        Args:
+            n: Number of images to keep, 1..len(self).
+
+        Raises:
+            DataError: If `n` is below 1 or above the size of the set.
+        """
+        check_limit(n, len(self), self.name)
+        return replace(self, images=self.images[:n], labels=self.labels[:n])
+
+
+def check_limit(n: int, size: int, where: str) -> None:
+    """Raise DataError unless `n` is 1..`size`; `where` names the set."""
+    if not 1 <= n <= size:
+        raise DataError(
+            f"{where} has {size} images, so a limit of {n} is impossible: "
+            f"choose 1 to {size}."
+        )
+
+
+def check_labels(labels: NDArray[np.int64], num_classes: int, where: str) -> None:
+    """Raise DataError unless all labels (non-empty) are 0..`num_classes` - 1."""
+    wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
+    if wrong.size:
+        raise DataError(
+            f"{where}: image {wrong[0]} has label {labels[wrong[0]]}, but labels "
+            f"must be 0 to {num_classes - 1}; replace the data with a clean copy."
+        )

@@ -1,0 +1,58 @@
+"""Choose a data set by name."""
+
+from __future__ import annotations
+
+import os
+
+from tinyflow.data.base import DataError, Dataset
+from tinyflow.data.cifar import load_cifar10
+from tinyflow.data.mnist import load_mnist
+from tinyflow.data.shapes import make_shapes
+
+__all__ = ["DATASETS", "DataError", "Dataset", "load_dataset"]
+
+DATASETS: tuple[str, ...] = ("shapes", "cifar10", "mnist")
+"""Names that `load_dataset` knows; only ``shapes`` needs no files."""
+
+
+def load_dataset(
+    name: str,
+    data_dir: str | os.PathLike[str] | None = None,
+    split: str = "train",
+    *,
+    seed: int = 0,
+    limit: int | None = None,
+) -> Dataset:
+    """Load one split of a named data set into memory.
+
+    Args:
+        name: One of `DATASETS`.
+        data_dir: Folder with the files of ``cifar10`` or ``mnist``; ``shapes``
+            is drawn, not read, and ignores it.
+        split: ``"train"`` or ``"test"``.
+        seed: Seed from which ``shapes`` is drawn; the others ignore it.
+        limit: Keep only the first `limit` images, reading no more than needed.
+            The images are those of ``load_dataset(...).limit(limit)``.
+
+    Raises:
+        DataError: For an unknown name or split, a missing folder, a missing or
+            damaged file, or a limit larger than the set.
+    """
+    if name not in DATASETS:
+        raise DataError(
+            f"There is no data set called {name!r}: choose one of "
+            f"{', '.join(DATASETS)}."
+        )
+    if split not in ("train", "test"):
+        raise DataError(
+            f"{name} has no split called {split!r}: choose 'train' or 'test'."
+        )
+    if name == "shapes":
+        return make_shapes(split, seed=seed, limit=limit)
+    if data_dir is None:
+        raise DataError(
+            f"{name} is read from files, but no data folder was given: "
+            "name the folder that holds them, or use shapes, which needs none."
+        )
+    load = load_cifar10 if name == "cifar10" else load_mnist
+    return load(data_dir, split, limit=limit)

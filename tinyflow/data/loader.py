@@ -1,0 +1,127 @@
+"""Batches of a data set in an order that depends only on seed and epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from tinyflow.data.augment import normalize, random_crop_flip
+from tinyflow.data.base import DataError, Dataset
+
+Batch = tuple[NDArray[np.floating[Any]], NDArray[np.int64]]
+"""Normalised images (N, C, H, W) and labels (N,)."""
+
+_ORDER, _AUGMENT = 0, 1
+
+
+class Loader:
+    """Serves a Dataset batch by batch.
+
+    The order of epoch k and the augmentation of each of its batches are drawn
+    from ``(seed, k)`` alone, never from what was drawn before, so a run that
+    resumes at epoch k, or at batch b of it, sees the batches it would have seen.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        batch_size: int,
+        *,
+        shuffle: bool = True,
+        augment: bool = False,
+        seed: int = 0,
+        dtype: DTypeLike = np.float32,
+        drop_last: bool = False,
+    ) -> None:
+        """Describe how to serve `dataset`; nothing is computed yet.
+
+        Args:
+            dataset: The images and labels.
+            batch_size: Images per batch, at least 1.
+            shuffle: Draw a new order for each epoch; else keep the set's order.
+            augment: Apply `random_crop_flip` with a border of 4 pixels. It mirrors
+                images, which suits objects but not digits or letters.
+            seed: Seed of order and augmentation, 0 or more.
+            dtype: Floating-point type of the images.
+            drop_last: Leave out a last batch smaller than `batch_size`; else
+                serve it.
+
+        Raises:
+            DataError: If the set is empty, `batch_size` is below 1, or above the
+                size of the set with `drop_last`, if `seed` is negative, or if
+                `dtype` is not a floating-point type.
+        """
+        if len(dataset) == 0:
+            raise DataError(f"{dataset.name} holds no images, so there is no batch.")
+        if batch_size < 1:
+            raise DataError(f"The batch size must be 1 or more, not {batch_size}.")
+        if drop_last and batch_size > len(dataset):
+            raise DataError(
+                f"A batch size of {batch_size} with drop_last leaves no batch of the "
+                f"{len(dataset)} images of {dataset.name}: choose a smaller one."
+            )
+        if seed < 0:
+            raise DataError(f"The loader's seed must be 0 or more, not {seed}.")
+        if np.dtype(dtype).kind != "f":
+            raise DataError(
+                f"The loader's dtype must be a float type, not {np.dtype(dtype)}."
+            )
+        self.dataset = dataset
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.augment = augment
+        self.seed = seed
+        self.dtype: np.dtype[Any] = np.dtype(dtype)
+        self.drop_last = drop_last
+
+    def __len__(self) -> int:
+        """Number of batches in an epoch."""
+        full, rest = divmod(len(self.dataset), self.batch_size)
+        return full if self.drop_last or rest == 0 else full + 1
+
+    def epoch(self, k: int, *, start: int = 0) -> Iterator[Batch]:
+        """Iterate over the batches of epoch `k`.
+
+        Args:
+            k: Number of the epoch, 0 or more.
+            start: Index of the first batch to serve; earlier ones are skipped
+                at no cost and those that follow are as in a full epoch.
+
+        Returns:
+            An iterator of ``(images, labels)``: images of `dtype` (N, C, H, W)
+            normalised with the set's mean and std, labels int64 (N,). Both are
+            new arrays that the caller may change.
+
+        Raises:
+            DataError: If `k` is negative or `start` is not 0..len(self).
+        """
+        if k < 0:
+            raise DataError(f"Epochs are numbered from 0, so there is no epoch {k}.")
+        if not 0 <= start <= len(self):
+            raise DataError(
+                f"An epoch has {len(self)} batches, so it cannot start at {start}."
+            )
+        return self._batches(k, start)
+
+    def _batches(self, k: int, start: int) -> Iterator[Batch]:
+        data = self.dataset
+        order = np.arange(len(data))
+        if self.shuffle:
+            order = self._rng(k, _ORDER).permutation(len(data))
+        for index in range(start, len(self)):
+            chosen = order[index * self.batch_size : (index + 1) * self.batch_size]
+            images = data.images[chosen]
+            if self.augment:
+                images = random_crop_flip(images, self._rng(k, _AUGMENT, index))
+            yield (
+                normalize(images, data.mean, data.std, self.dtype),
+                data.labels[chosen],
+            )
+
+    def _rng(self, *key: int) -> np.random.Generator:
+        """Return the generator of one purpose, independent of all others."""
+        sequence = np.random.SeedSequence(self.seed, spawn_key=key)
+        return np.random.Generator(np.random.PCG64(sequence))
