@@ -283,7 +283,7 @@ def test_unknown_blocks_and_branches_are_one_sentence():
 
 def test_edges_equal_pytorch_node_hooks_on_a_whole_resnet50():
     torch = pytest.importorskip("torch")
-    from tests.test_parity_models import Peer
+    from benchmarks.peers import Peer
 
     model = models.build_model("resnet50", seed=3).to(dtype="float64")
     images, labels = batch(4)

@@ -15,6 +15,7 @@ import numpy as np
 
 from tinyflow import ops
 from tinyflow.backend import Array, asarray
+from tinyflow.kernels.layout import swap, to_hwnc
 from tinyflow.ops.conv import Padding, Pair, pair
 from tinyflow.tape import active_tape
 from tinyflow.tensor import Tensor, fork
@@ -208,7 +209,9 @@ class Conv2d(Module):
             )
         shape = (out_channels, in_channels // groups, kh, kw)
         std = math.sqrt(2 / (out_channels // groups * kh * kw))
-        self.weight = normal(rng, shape, std)
+        weight = normal(rng, shape, std)
+        # Shape (K, C/groups, kh, kw), stored as the kernels read it.
+        self.weight = Tensor(swap(to_hwnc(weight.data)), requires_grad=True)
         self.bias = zeros(out_channels) if bias else None
         self.stride, self.padding = stride, padding
         self.dilation, self.groups = dilation, groups

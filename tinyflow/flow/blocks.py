@@ -86,6 +86,13 @@ class Terms:
     flags: dict[str, bool] = field(default_factory=dict)
 
 
+def has_blocks(tape: Tape) -> bool:
+    """Whether :func:`find_blocks` would find any."""
+    return any(
+        name.endswith(".H") and f"{name[:-2]}.in" in tape.names for name in tape.names
+    )
+
+
 def find_blocks(tape: Tape) -> list[Block]:
     """Every block on the tape, first one first.
 

@@ -34,6 +34,14 @@ WEIGHT_BLOCK_ROWS = 4096
 """Matrix rows per product of the weight gradient: adding products up must be cheap."""
 
 
+THIN = 64
+"""Up to this many output channels the weight product is made transposed, (kw C, K).
+
+BLAS divides the longer side among its threads: 16 channels gain a factor of two. Larger
+kernels gain nothing and would pay for turning the result.
+"""
+
+
 def forward(x: Array, w: Array, at: Windows) -> Array:
     """The output for x (H, W, N, C) and w (kh, kw, K, C): (H', W', N, K), new.
 
@@ -68,20 +76,23 @@ def weight_grad(g: Array, x: Array, w_shape: tuple[int, ...], at: Windows) -> Ar
     dw: Array = xp.zeros(w_shape, dtype=x.dtype)
     if not at.rows or not at.cols or not x.size:
         return dw
-    total = scratch("total", (kh, k, len(at.cols) * c), x)
+    width, thin = len(at.cols) * c, k <= THIN
+    total = scratch("total", (kh, width, k) if thin else (kh, k, width), x)
     seen = set()
     for tap, target, col in _blocks(x, at, least_rows=WEIGHT_BLOCK_ROWS):
         rows = g[target].reshape(-1, k)
+        factors = (col.T, rows) if thin else (rows.T, col)
         if tap in seen:
             product = scratch("product", total.shape[1:], x)
-            xp.matmul(rows.T, col, out=product)
+            xp.matmul(*factors, out=product)
             total[tap] += product
         else:
             seen.add(tap)
-            xp.matmul(rows.T, col, out=total[tap])
+            xp.matmul(*factors, out=total[tap])
     for tap in seen:
+        sums = total[tap].T if thin else total[tap]
         for v, met in enumerate(at.cols):
-            dw[tap, met.index] = total[tap, :, v * c : (v + 1) * c]
+            dw[tap, met.index] = sums[:, v * c : (v + 1) * c]
     return dw
 
 

@@ -74,10 +74,10 @@ def _blocks(x: Array, at: Windows) -> Iterator[tuple[slice, Array]]:
             if lo < hi:
                 start = tap.start + (lo - tap.lo) * step
                 met.append((u, lo, hi, start, start + (hi - lo - 1) * step + 1))
-        begin = min((start for *_, start, _ in met), default=0)
-        end = max((stop for *_, stop in met), default=0)
-        col = pixels(row_columns(x[begin:end], at, clear=True))
-        to = pixels(full)
-        for u, lo, hi, start, stop in met:
-            to[lo - a : hi - a, :, u] = col[start - begin : stop - begin : step]
+        if met:  # else these rows see nothing but padding
+            begin, end = min(m[3] for m in met), max(m[4] for m in met)
+            col = pixels(row_columns(x[begin:end], at, clear=True))
+            to = pixels(full)
+            for u, lo, hi, start, stop in met:
+                to[lo - a : hi - a, :, u] = col[start - begin : stop - begin : step]
         yield slice(a, b), full.reshape((b - a) * width, -1)

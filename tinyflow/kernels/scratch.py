@@ -18,7 +18,8 @@ from tinyflow.backend import Array, array_module
 KEEP_BYTES = 32 << 20
 """Buffers up to this size are kept; larger ones are made and dropped.
 
-The kernels name at most eight purposes, so a thread keeps at most 256 MiB.
+The kernels have four purposes (columns, full, product, total), so a thread keeps at
+most 128 MiB, freed when it ends.
 """
 
 _kept = threading.local()
