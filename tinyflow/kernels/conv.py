@@ -137,7 +137,7 @@ def _dense(x: Array, w: Array, at: Windows) -> Array:
 
     The weight gradient has the same first rule and `conv_rows` for the rest.
     """
-    if not at.rows or not at.cols:  # the kernel sees nothing but padding
+    if not at.rows or not at.cols or not x.size:  # nothing but padding, or no image
         shape = (*at.out, x.shape[2], w.shape[2])
         zeros: Array = array_module(x).zeros(shape, dtype=x.dtype)
         return zeros
@@ -153,7 +153,7 @@ def _dense_weight_grad(
     g: Array, x: Array, w_shape: tuple[int, ...], at: Windows
 ) -> Array:
     """The gradient dW (kh, kw, K, C) of one group; see :func:`_dense` for the rule."""
-    if not at.rows or not at.cols:
+    if not at.rows or not at.cols or not x.size:
         zeros: Array = array_module(x).zeros(w_shape, dtype=x.dtype)
         return zeros
     if _few_channels(x, at):

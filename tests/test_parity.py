@@ -1,0 +1,361 @@
+"""PyTorch's values and gradients, operator by operator, in float64.
+
+Where PyTorch's argument has the same name both are called with the same keywords; calls
+without an option compare the defaults. PyTorch is handed C-ordered copies.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from tinyflow import Tape, Tensor, ops
+from tinyflow.testing import spaced
+
+torch = pytest.importorskip("torch")
+F = torch.nn.functional
+
+
+def ours(function, inputs):
+    """The value, and the gradient of ⟨u, value⟩ for every input."""
+    tensors = [Tensor(x, requires_grad=True) for x in inputs]
+    with Tape(check=True) as tape:
+        y = function(*tensors)
+    tape.backward(y, spaced(*y.shape, seed=9))
+    return [y.data, *(x.grad for x in tensors)]
+
+
+def theirs(function, inputs):
+    """The same by PyTorch."""
+    tensors = [torch.tensor(x.copy(order="C"), requires_grad=True) for x in inputs]
+    y = function(*tensors)
+    y.backward(torch.from_numpy(spaced(*y.shape, seed=9)))
+    return [y.detach().numpy(), *(x.grad.numpy() for x in tensors)]
+
+
+def compare(our_function, their_function, inputs, rtol=1e-11, atol=1e-12):
+    """Every number, relative to the size of the array it belongs to."""
+    pairs = zip(ours(our_function, inputs), theirs(their_function, inputs), strict=True)
+    for got, expected in pairs:
+        assert got.shape == expected.shape
+        size = np.abs(expected).max(initial=0.0)
+        np.testing.assert_allclose(got, expected, rtol=rtol, atol=atol * max(size, 1))
+
+
+class Row(NamedTuple):
+    operator: str
+    our_function: Callable[..., Any]
+    their_function: Callable[..., Any]
+    inputs: tuple[np.ndarray, ...]
+    options: str
+
+
+def row(operator: str, their_function: Any, *inputs: np.ndarray, **options: Any) -> Row:
+    """Both with the same keywords."""
+    function = getattr(ops, operator)
+
+    def call(*tensors: Any) -> Any:
+        return function(*tensors, **options)
+
+    def their_call(*tensors: Any) -> Any:
+        return their_function(*tensors, **options)
+
+    written = ", ".join(f"{name}={value}" for name, value in options.items())
+    return Row(operator, call, their_call, inputs, written)
+
+
+def away(*shape: int, seed: int = 0) -> np.ndarray:
+    return spaced(*shape, seed=seed, low=1.0, high=2.0)
+
+
+def glued(concat: Callable[..., Any], split: Callable[..., Any], **options: Any) -> Any:
+    """Split, weigh the parts differently, put together: one function to compare."""
+
+    def call(x: Any) -> Any:
+        parts = split(x, **options)
+        return concat([p * (i + 1.0) for i, p in enumerate(parts)], options["dim"])
+
+    return call
+
+
+def split_row(**options: Any) -> Row:
+    mine = glued(ops.concat, ops.split, **options)
+    theirs = glued(torch.cat, torch.split, **options)
+    return Row("split", mine, theirs, (X,), f"{options}")
+
+
+def dropout_row(**options: Any) -> Row:
+    """Without chance both are the identity, doubled to have something to record."""
+    return Row(
+        "dropout",
+        lambda x: 2 * ops.dropout(x, **options),
+        lambda x: 2 * F.dropout(x, **options),
+        (X,),
+        f"{options}",
+    )
+
+
+def item_row(index: Any) -> Row:
+    def item(x: Any) -> Any:
+        return x[index]
+
+    return Row("getitem", item, item, (X,), f"{index}")
+
+
+def labels_row(n: int, k: int, **options: Any) -> Row:
+    labels = np.random.default_rng(n).integers(0, k, n)
+    theirs = torch.from_numpy(labels)
+    return Row(
+        "cross_entropy",
+        lambda x: ops.cross_entropy(x, labels, **options),
+        lambda x: F.cross_entropy(x, theirs, **options),
+        (3 * spaced(n, k),),
+        f"{options}",
+    )
+
+
+X, Y = spaced(2, 3, 4), spaced(3, 1, seed=1)
+WIDE = spaced(4, 9, low=-8.0, high=8.1)
+IMAGES = spaced(2, 4, 7, 6)
+WITHOUT_STATISTICS = {"running_mean": None, "running_var": None, "training": True}
+TIES = np.array([[1.0, 3.0, 3.0], [2.0, 2.0, 2.0]])
+
+ROWS = [
+    row("add", torch.add, X, Y),
+    row("sub", torch.sub, X, Y),
+    row("mul", torch.mul, X, Y),
+    row("div", torch.div, X, away(3, 1)),
+    row("neg", torch.neg, X),
+    *(row("pow", torch.pow, away(3, 4), exponent=p) for p in (2, 3, -1, 0.5, -1.5)),
+    *(row("pow", torch.pow, np.zeros(2), exponent=p) for p in (0, 1, 2)),
+    row("exp", torch.exp, X),
+    row("log", torch.log, away(3, 4)),
+    row("sqrt", torch.sqrt, away(3, 4)),
+    row("relu", F.relu, WIDE),
+    row("relu", F.relu, np.zeros(2)),
+    row("relu6", F.relu6, WIDE),
+    row("relu6", F.relu6, np.array([0.0, 6.0])),
+    row("sigmoid", torch.sigmoid, WIDE),
+    row("tanh", torch.tanh, WIDE),
+    row("silu", F.silu, WIDE),
+    row("hardswish", F.hardswish, WIDE),
+    *(
+        row(name, getattr(torch, name), X, **options)
+        for name in ("sum", "mean", "amax")
+        for options in (
+            {},
+            {"dim": 1},
+            {"dim": -1, "keepdim": True},
+            {"dim": (0, 2)},
+            {"dim": (-1, 0), "keepdim": True},
+        )
+    ),
+    row("amax", torch.amax, TIES, dim=1),
+    row("amax", torch.amax, TIES),
+    row("reshape", torch.reshape, X, shape=(4, -1)),
+    row("flatten", torch.flatten, X),
+    row("flatten", torch.flatten, X, start_dim=1),
+    row("flatten", torch.flatten, X, start_dim=0, end_dim=1),
+    row("permute", torch.permute, X, dims=(2, 0, -2)),
+    row("transpose", torch.transpose, X, dim0=0, dim1=-1),
+    row("pad", F.pad, X, pad=(1, 2)),
+    row("pad", F.pad, X, pad=(1, 2, 0, 3), value=-0.5),
+    item_row(1),
+    item_row((..., slice(1, None, 2))),
+    item_row((slice(0, 1), None, -1)),
+    Row(
+        "concat",
+        lambda *x: ops.concat(x, dim=1),
+        lambda *x: torch.cat(x, dim=1),
+        (X, spaced(2, 1, 4), X),
+        "dim=1",
+    ),
+    split_row(split_size_or_sections=2, dim=1),
+    split_row(split_size_or_sections=[1, 3], dim=-1),
+    row("linear", F.linear, X, spaced(5, 4, seed=1)),
+    row("linear", F.linear, X, spaced(5, 4, seed=1), spaced(5, seed=2)),
+    row("linear", F.linear, spaced(4), spaced(5, 4, seed=1), spaced(5, seed=2)),
+    row("matmul", torch.matmul, X, spaced(4, 5, seed=1)),
+    row("matmul", torch.matmul, spaced(3, 1, 2, 4), spaced(5, 4, 3, seed=1)),
+    *(row("softmax", F.softmax, X, dim=d) for d in (0, 1, -1)),
+    *(row("log_softmax", F.log_softmax, X, dim=d) for d in (0, 1, -1)),
+    *(
+        labels_row(n, k, **options)
+        for n, k in ((1, 2), (5, 3), (4, 10))
+        for options in (
+            {},
+            {"reduction": "sum"},
+            {"reduction": "none"},
+            {"label_smoothing": 0.1},
+            {"label_smoothing": 1.0, "reduction": "none"},
+        )
+    ),
+    row("global_avg_pool2d", lambda x: F.adaptive_avg_pool2d(x, 1)[..., 0, 0], IMAGES),
+    row("conv2d", F.conv2d, IMAGES, spaced(3, 4, 3, 2, seed=1)),
+    row("max_pool2d", F.max_pool2d, IMAGES, kernel_size=2),
+    row("max_pool2d", F.max_pool2d, np.ones((1, 1, 4, 4)), kernel_size=2, stride=1),
+    row("avg_pool2d", F.avg_pool2d, IMAGES, kernel_size=3),
+    row("avg_pool2d", F.avg_pool2d, IMAGES, kernel_size=2, divisor_override=3),
+    row("batch_norm", F.batch_norm, IMAGES, **WITHOUT_STATISTICS),
+    row("batch_norm", F.batch_norm, spaced(5, 3), **WITHOUT_STATISTICS),
+    dropout_row(p=0.0),
+    dropout_row(training=False),
+]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=[f"{r.operator}({r.options})" for r in ROWS])
+def test_values_and_gradients(row):
+    compare(row.our_function, row.their_function, row.inputs)
+
+
+def test_every_operator_is_compared():
+    assert {r.operator for r in ROWS} == set(ops.__all__)
+
+
+@st.composite
+def planes(draw, kernel, padding, dilation):
+    """A map that a window fits into: (N, H, W)."""
+    size = []
+    for k, p, d in zip(kernel, padding, dilation, strict=True):
+        least = max(1, d * (k - 1) + 1 - 2 * p)
+        size.append(draw(st.integers(least, least + 6)))
+    return draw(st.integers(1, 3)), *size
+
+
+KERNELS = st.sampled_from([(1, 1), (3, 3), (1, 7), (7, 1), (2, 3), (5, 5), (4, 2)])
+seeds = st.integers(0, 99)
+
+
+@given(st.data(), KERNELS, st.booleans(), seeds)
+def test_conv2d(data, kernel, with_bias, seed):
+    draw = data.draw
+    groups, cg, per_group = (draw(st.integers(1, 3)) for _ in range(3))
+    cg = 1 if draw(st.booleans()) else cg  # depthwise
+    options = {
+        "stride": draw(st.integers(1, 3) | st.tuples(*[st.integers(1, 3)] * 2)),
+        "padding": draw(st.tuples(*[st.integers(0, 3)] * 2)),
+        "dilation": draw(st.tuples(st.integers(1, 3), st.integers(1, 2))),
+        "groups": groups,
+    }
+    n, h, w = draw(planes(kernel, options["padding"], options["dilation"]))
+    inputs = [
+        spaced(n, groups * cg, h, w, seed=seed),
+        spaced(groups * per_group, cg, *kernel, seed=seed + 1),
+        spaced(groups * per_group, seed=seed + 2),
+    ][: 2 + with_bias]
+    compare(
+        lambda *t: ops.conv2d(*t, **options), lambda *t: F.conv2d(*t, **options), inputs
+    )
+
+
+@given(KERNELS, st.tuples(*[st.integers(1, 2)] * 2), seeds)
+def test_conv2d_same_and_valid(kernel, dilation, seed):
+    inputs = spaced(2, 3, 14, 13, seed=seed), spaced(4, 3, *kernel, seed=seed + 1)
+    for padding in ("same", "valid"):
+        options = {"padding": padding, "dilation": dilation}
+        compare(
+            lambda *t, o=options: ops.conv2d(*t, **o),
+            lambda *t, o=options: same_conv(*t, **o),
+            inputs,
+        )
+
+
+def same_conv(x, w, padding, dilation):
+    """PyTorch's padding="same", which warns when the border is asymmetric."""
+    if padding == "same":
+        sides = []
+        for k, d in zip(w.shape[:1:-1], dilation[::-1], strict=True):
+            sides += [d * (k - 1) // 2, d * (k - 1) - d * (k - 1) // 2]
+        return F.conv2d(F.pad(x, sides), w, dilation=dilation)
+    return F.conv2d(x, w, padding=padding, dilation=dilation)
+
+
+def test_conv2d_same_is_their_same():
+    inputs = spaced(2, 3, 6, 7), spaced(4, 3, 3, 5, seed=1)
+    row_ = row("conv2d", F.conv2d, *inputs, padding="same", dilation=2)
+    compare(row_.our_function, row_.their_function, inputs)
+
+
+@given(st.data(), st.tuples(st.integers(1, 4), st.integers(1, 5)), seeds)
+def test_max_pool2d(data, kernel, seed):
+    draw = data.draw
+    options = {
+        "kernel_size": kernel,
+        "stride": draw(st.none() | st.tuples(*[st.integers(1, 4)] * 2)),
+        "padding": tuple(draw(st.integers(0, k // 2)) for k in kernel),
+        "dilation": draw(st.tuples(st.integers(1, 3), st.integers(1, 2))),
+        "ceil_mode": draw(st.booleans()),
+    }
+    sides = options["padding"], options["dilation"]
+    n, *size = draw(planes(kernel, *sides))
+    for length, k, p, d in zip(size, kernel, *sides, strict=True):
+        # Undefined in PyTorch, refused here: a window wholly in the border.
+        assume(any(0 <= u * d - p < length for u in range(k)))
+    compare(
+        lambda x: ops.max_pool2d(x, **options),
+        lambda x: F.max_pool2d(x, **options),
+        [spaced(n, 2, *size, seed=seed)],
+    )
+
+
+@given(st.data(), st.tuples(st.integers(1, 4), st.integers(1, 5)), seeds)
+def test_avg_pool2d(data, kernel, seed):
+    draw = data.draw
+    options = {
+        "kernel_size": kernel,
+        "stride": draw(st.none() | st.tuples(*[st.integers(1, 4)] * 2)),
+        "padding": tuple(draw(st.integers(0, k // 2)) for k in kernel),
+        "ceil_mode": draw(st.booleans()),
+        "count_include_pad": draw(st.booleans()),
+        "divisor_override": draw(st.sampled_from([None, None, 5])),
+    }
+    n, *size = draw(planes(kernel, options["padding"], (1, 1)))
+    compare(
+        lambda x: ops.avg_pool2d(x, **options),
+        lambda x: F.avg_pool2d(x, **options),
+        [spaced(n, 2, *size, seed=seed)],
+    )
+
+
+sides = st.integers(1, 4)
+
+
+@given(
+    shape=st.tuples(sides, sides) | st.tuples(sides, sides, sides, sides),
+    scaled=st.booleans(),
+    options=st.fixed_dictionaries(
+        {
+            "training": st.booleans(),
+            "momentum": st.sampled_from([0.1, 0.3, 1.0]),
+            "eps": st.sampled_from([1e-5, 1e-3]),
+        }
+    ),
+    offset=st.sampled_from([0.0, 50.0]),
+    seed=seeds,
+)
+def test_batch_norm(shape, scaled, options, offset, seed):
+    assume(not options["training"] or np.prod(shape) // shape[1] >= 2)
+    c = shape[1]
+    inputs = [spaced(*shape, seed=seed) + offset]
+    if scaled:
+        inputs += [away(c, seed=seed + 1), spaced(c, seed=seed + 2)]
+    mine = [spaced(c, seed=seed + 3), away(c, seed=seed + 4)]
+    their = [torch.tensor(r) for r in mine]
+
+    def our_norm(x, weight=None, bias=None):
+        running = [r.copy() for r in mine]
+        y = ops.batch_norm(x, *running, weight=weight, bias=bias, **options)
+        our_norm.running = running
+        return y
+
+    def their_norm(x, weight=None, bias=None):
+        return F.batch_norm(x, *their, weight=weight, bias=bias, **options)
+
+    # With two values per channel x̂ = ±1 whatever x is: ∂L/∂x is a small difference of
+    # large numbers, in both.
+    compare(our_norm, their_norm, inputs, rtol=1e-9, atol=1e-9)
+    for got, expected in zip(our_norm.running, their, strict=True):
+        np.testing.assert_allclose(got, expected.numpy(), rtol=1e-12, atol=1e-14)
