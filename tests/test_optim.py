@@ -1,0 +1,309 @@
+"""Optimisers against PyTorch, and the schedules against their formulas."""
+
+from __future__ import annotations
+
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from tinyflow import Tape, Tensor, nn
+from tinyflow.ops import mul, sum
+from tinyflow.optim import SGD, Adam, AdamW, Optimizer, clip_grad_norm, grad_norm
+from tinyflow.train.schedules import constant, cosine, step_decay
+
+SHAPES = ((), (7,), (5, 3), (300, 17, 3, 3), (2, 70_000))  # the last two in blocks
+
+CASES = [
+    (SGD, {}),
+    (SGD, {"weight_decay": 0.1}),
+    (SGD, {"momentum": 0.9}),
+    (SGD, {"momentum": 0.9, "weight_decay": 0.1}),
+    (SGD, {"momentum": 0.9, "dampening": 0.3}),
+    (SGD, {"momentum": 0.9, "dampening": 0.3, "weight_decay": 0.1}),
+    (SGD, {"dampening": 0.3}),
+    (SGD, {"momentum": 0.9, "nesterov": True}),
+    (SGD, {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1}),
+    (Adam, {}),
+    (Adam, {"weight_decay": 0.1}),
+    (Adam, {"betas": (0.5, 0.7), "eps": 1e-3}),
+    (Adam, {"betas": (0.0, 0.0)}),
+    (AdamW, {}),
+    (AdamW, {"weight_decay": 0.5, "betas": (0.8, 0.9)}),
+]
+
+
+def parameters(dtype: str = "float64", seed: int = 0) -> list[Tensor]:
+    rng = np.random.default_rng(seed)
+    return [
+        Tensor(np.asarray(rng.normal(size=shape), dtype), requires_grad=True)
+        for shape in SHAPES
+    ]
+
+
+def give_gradients(tensors: list[Tensor], step: int) -> None:
+    rng = np.random.default_rng(1000 + step)
+    for i, p in enumerate(tensors):
+        g = np.asarray(rng.normal(size=p.shape), p.dtype)
+        p.node.grad = None if (i + step) % 4 == 0 else g  # some are not used
+
+
+@pytest.mark.parametrize(("kind", "options"), CASES)
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_ten_steps_as_pytorch(
+    kind: type[Optimizer], options: dict[str, object], dtype: str
+) -> None:
+    torch = pytest.importorskip("torch")
+    ours = parameters(dtype)
+    theirs = [torch.tensor(p.data.copy(), requires_grad=True) for p in ours]
+    optimizer = kind(ours, lr=0.05, **options)
+    oracle = getattr(torch.optim, kind.__name__)(theirs, lr=0.05, **options)
+    for step in range(10):
+        give_gradients(ours, step)
+        for p, q in zip(ours, theirs, strict=True):
+            q.grad = None if p.grad is None else torch.tensor(p.grad.copy())
+        optimizer.lr = 0.05 / (1 + step)  # as a schedule does
+        oracle.param_groups[0]["lr"] = optimizer.lr
+        optimizer.step()
+        oracle.step()
+    rtol, atol = (1e-12, 1e-14) if dtype == "float64" else (2e-5, 2e-6)
+    for p, q in zip(ours, theirs, strict=True):
+        assert p.data.dtype == dtype
+        np.testing.assert_allclose(p.data, q.detach().numpy(), rtol, atol)
+    for name, array in optimizer.state_dict().items():
+        assert name.startswith("steps/") or array.dtype == dtype, name
+
+
+def test_defaults_are_those_of_pytorch() -> None:
+    torch = pytest.importorskip("torch")
+    for kind in (SGD, Adam, AdamW):
+        ours = kind(parameters(), lr=0.1)
+        theirs = getattr(torch.optim, kind.__name__)([torch.zeros(1)], lr=0.1)
+        for name in (
+            "momentum",
+            "dampening",
+            "nesterov",
+            "weight_decay",
+            "betas",
+            "eps",
+        ):
+            if hasattr(ours, name):
+                assert getattr(ours, name) == theirs.defaults[name], (kind, name)
+    assert Adam(parameters()).lr == AdamW(parameters()).lr == 1e-3
+
+
+def test_a_parameter_without_gradient_is_left_alone() -> None:
+    for kind in (SGD, Adam, AdamW):
+        p, q = parameters()[:2]
+        before = q.data.copy()
+        p.node.grad = np.ones(p.shape)
+        optimizer = kind([("p", p), ("q", q)], lr=0.1, weight_decay=0.5)
+        optimizer.step()
+        np.testing.assert_array_equal(q.data, before)
+        assert "q" not in optimizer.steps
+
+
+def test_gradients_of_an_earlier_step_are_forgotten() -> None:
+    used, unused = (Tensor(np.ones(3), requires_grad=True) for _ in range(2))
+    optimizer = SGD([used, unused], lr=1.0)
+    unused.node.grad = np.ones(3)  # from an earlier step
+    optimizer.zero_grad()
+    with Tape() as tape:
+        loss = sum(mul(used, used))
+    tape.backward(loss, release=True)
+    optimizer.step()
+    np.testing.assert_array_equal(used.data, -np.ones(3))
+    np.testing.assert_array_equal(unused.data, np.ones(3))
+
+
+def test_a_tensor_listed_twice_is_updated_once() -> None:
+    p = Tensor(np.ones(3), requires_grad=True)
+    optimizer = SGD([("a", p), ("b", p)], lr=1.0)
+    p.node.grad = np.ones(3)
+    optimizer.step()
+    np.testing.assert_array_equal(p.data, np.zeros(3))
+
+
+@pytest.mark.parametrize(("kind", "options"), CASES)
+def test_updates_in_place_and_leaves_gradients_as_they_are(
+    kind: type[Optimizer], options: dict[str, object]
+) -> None:
+    ours = parameters("float32")
+    arrays = [p.data for p in ours]
+    give_gradients(ours, 1)
+    copies = [None if p.grad is None else p.grad.copy() for p in ours]
+    for p in ours:
+        if p.grad is not None:
+            p.grad.flags.writeable = False
+    optimizer = kind(ours, lr=0.1, **options)
+    optimizer.step()
+    for p, array, copy in zip(ours, arrays, copies, strict=True):
+        assert p.data is array
+        if copy is not None:
+            np.testing.assert_array_equal(p.grad, copy)
+
+
+def test_transposed_gradients_and_parameters() -> None:
+    rng = np.random.default_rng(0)
+    data, g = rng.normal(size=(400, 300)), rng.normal(size=(300, 400))
+    straight = Tensor(data.copy(), requires_grad=True)
+    turned = Tensor(np.asfortranarray(data), requires_grad=True)
+    straight.node.grad, turned.node.grad = np.ascontiguousarray(g.T), g.T
+    for p in (straight, turned):
+        Adam([p], weight_decay=0.1).step()
+    np.testing.assert_array_equal(straight.data, turned.data)
+
+
+@pytest.mark.parametrize(("kind", "options"), CASES)
+def test_a_step_takes_no_big_temporaries(
+    kind: type[Optimizer], options: dict[str, object]
+) -> None:
+    p = Tensor(np.ones((1000, 1000), np.float32), requires_grad=True)  # 4 MB
+    p.node.grad = np.ones((1000, 1000), np.float32)
+    optimizer = kind([p], lr=0.1, **options)
+    optimizer.step()
+    tracemalloc.start()
+    optimizer.step()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1e5
+
+
+@pytest.mark.parametrize(("kind", "options"), CASES)
+def test_state_round_trip(kind: type[Optimizer], options: dict[str, object]) -> None:
+    def run(steps: range, optimizer: Optimizer, tensors: list[Tensor]) -> None:
+        for step in steps:
+            give_gradients(tensors, step)
+            optimizer.step()
+
+    straight, stopped = parameters(), parameters()
+    run(range(6), kind(straight, lr=0.05, **options), straight)
+    first = kind(stopped, lr=0.05, **options)
+    run(range(3), first, stopped)
+    second = kind(stopped, lr=0.05, **options)
+    second.load_state_dict({k: v.copy() for k, v in first.state_dict().items()})
+    run(range(3, 6), second, stopped)
+    for p, q in zip(straight, stopped, strict=True):
+        np.testing.assert_array_equal(p.data, q.data)
+
+
+def test_state_that_does_not_fit() -> None:
+    ours = parameters()
+    optimizer = Adam(ours)
+    give_gradients(ours, 0)
+    optimizer.step()
+    state = optimizer.state_dict()
+    for wrong in (
+        {**state, "m/99": np.zeros(3)},
+        {k: v for k, v in state.items() if k != "v/1"},
+        {**state, "v/1": np.zeros(99)},
+    ):
+        fresh = Adam(ours)
+        with pytest.raises(ValueError, match=r"missing or unknown|has shape"):
+            fresh.load_state_dict(wrong)
+        assert not fresh.state
+    with pytest.raises(ValueError, match="SGD"):
+        SGD(ours, lr=0.1).load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "word"),
+    [
+        (SGD, {"lr": -1}, "lr"),
+        (SGD, {"lr": float("nan")}, "lr"),
+        (SGD, {"lr": 1, "momentum": -0.1}, "momentum"),
+        (SGD, {"lr": 1, "weight_decay": -0.1}, "weight_decay"),
+        (SGD, {"lr": 1, "nesterov": True}, "nesterov"),
+        (
+            SGD,
+            {"lr": 1, "momentum": 0.9, "dampening": 0.1, "nesterov": True},
+            "nesterov",
+        ),
+        (Adam, {"betas": (0.9, 1.0)}, "betas"),
+        (Adam, {"betas": (-0.1, 0.9)}, "betas"),
+        (AdamW, {"eps": -1}, "eps"),
+    ],
+)
+def test_wrong_options(
+    kind: type[Optimizer], options: dict[str, object], word: str
+) -> None:
+    with pytest.raises(ValueError, match=word):
+        kind(parameters(), **options)
+
+
+@pytest.mark.parametrize("max_norm", [0.5, 1e9])
+def test_clipping_as_pytorch(max_norm: float) -> None:
+    torch = pytest.importorskip("torch")
+    ours = parameters()
+    give_gradients(ours, 0)
+    theirs = [torch.tensor(p.data.copy(), requires_grad=True) for p in ours]
+    for p, q in zip(ours, theirs, strict=True):
+        q.grad = None if p.grad is None else torch.tensor(p.grad.copy())
+    expected = torch.nn.utils.clip_grad_norm_(theirs, max_norm).item()
+    assert clip_grad_norm(ours, max_norm) == pytest.approx(expected, rel=1e-12)
+    for p, q in zip(ours, theirs, strict=True):
+        if p.grad is not None:
+            np.testing.assert_allclose(p.grad, q.grad.numpy(), 1e-12)
+    assert grad_norm(ours) <= max_norm
+
+
+def test_clipping_of_a_gradient_that_two_parameters_share() -> None:
+    a, b = (Tensor(np.zeros(2, np.float32), requires_grad=True) for _ in range(2))
+    a.node.grad = b.node.grad = shared = np.full(2, 10, np.float32)
+    clip_grad_norm([a, b], 1.0)
+    np.testing.assert_array_equal(shared, 10)
+    np.testing.assert_allclose(a.grad, 0.5, rtol=1e-6)
+    assert a.grad is not None and a.grad.dtype == np.float32
+
+
+def test_norm_without_gradients_and_wrong_limits() -> None:
+    assert grad_norm(parameters()) == 0
+    for wrong in (0, -1, float("nan")):
+        with pytest.raises(ValueError, match="max_norm"):
+            clip_grad_norm(parameters(), wrong)
+
+
+def test_named_parameters_of_a_module() -> None:
+    layer = nn.Linear(3, 2, rng=np.random.default_rng(0))
+    optimizer = SGD(layer.named_parameters(), lr=0.1, momentum=0.9)
+    for p in layer.parameters():
+        p.node.grad = np.ones(p.shape, np.float32)
+    optimizer.step()
+    assert set(optimizer.state_dict()) == {
+        f"{slot}/{name}"
+        for slot in ("steps", "momentum")
+        for name in ("weight", "bias")
+    }
+
+
+def test_schedules() -> None:
+    assert [constant()(t) for t in range(3)] == [1, 1, 1]
+    assert [constant(4)(t) for t in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1]
+    half = cosine(100)
+    assert half(0) == 1 and half(50) == pytest.approx(0.5) and half(100) == 0
+    warm = cosine(110, 10)
+    assert warm(0) == 0.1 and warm(9) == warm(10) == 1
+    assert warm(60) == pytest.approx(0.5) and warm(999) == pytest.approx(0)
+    assert all(warm(t) > warm(t + 1) for t in range(10, 109))
+    steps = step_decay((6, 3))
+    assert [steps(t) for t in (0, 2, 3, 5)] == [1, 1, 0.1, 0.1]
+    assert steps(6) == pytest.approx(0.01)
+    assert step_decay((1,), 0.5, warmup_steps=4)(1) == 0.25
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("kind", "options"), CASES)
+def test_gpu_as_cpu(kind: type[Optimizer], options: dict[str, object]) -> None:
+    cupy = pytest.importorskip("cupy")
+    ours = parameters()
+    theirs = [Tensor(cupy.asarray(p.data), requires_grad=True) for p in ours]
+    pair = kind(ours, lr=0.05, **options), kind(theirs, lr=0.05, **options)
+    for step in range(5):
+        give_gradients(ours, step)
+        for p, q in zip(ours, theirs, strict=True):
+            q.node.grad = None if p.grad is None else cupy.asarray(p.grad)
+        assert clip_grad_norm(ours, 3.0) == pytest.approx(clip_grad_norm(theirs, 3.0))
+        for optimizer in pair:
+            optimizer.step()
+    for p, q in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(p.data, cupy.asnumpy(q.data), 1e-12)

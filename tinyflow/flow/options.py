@@ -1,0 +1,81 @@
+"""The options that every command of ``analyze.py`` shares, written once."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tinyflow.flow.subject import Settings
+
+NONE = Settings()
+
+
+def shared_options(
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="Network, e.g. resnet; may be given more than once."),
+    ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="Run folder or weight file of train.py: trained weights."),
+    ] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(help="shapes (drawn), cifar10 or mnist  [default: shapes]"),
+    ] = None,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(envvar="TINYFLOW_DATA", help="Folder with cifar10 or mnist."),
+    ] = None,
+    batch_size: Annotated[
+        int, typer.Option(help="Images in the one batch.")
+    ] = NONE.batch_size,
+    seed: Annotated[int, typer.Option(help="Of weights and batch.")] = NONE.seed,
+    dtype: Annotated[
+        str, typer.Option(help="float64 closes to 1e-12, float32 to 1e-5.")
+    ] = NONE.dtype,
+    mode: Annotated[
+        str, typer.Option(help="train: batch statistics; eval: running ones.")
+    ] = NONE.mode,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = NONE.device,
+    output: Annotated[
+        Path | None, typer.Option(help="New folder  [default: runs/analysis-…]")
+    ] = None,
+) -> tuple[Settings, Path | None]:
+    """The options of every analysis, as settings and output folder."""
+    return Settings(
+        model=tuple(model or ()),
+        checkpoint=checkpoint,
+        dataset=dataset,
+        data_dir=data_dir,
+        batch_size=batch_size,
+        seed=seed,
+        dtype=dtype,
+        mode=mode,
+        device=device,
+    ), output
+
+
+def shared(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the shared options after its own arguments.
+
+    ``command(settings, output, own, …)`` becomes ``run(own, …, --model, --seed, …)``.
+    """
+    common = inspect.signature(shared_options, eval_str=True).parameters
+    own = list(inspect.signature(command, eval_str=True).parameters.values())[2:]
+
+    def run(**given: Any) -> None:
+        chosen = {name: given.pop(name) for name in common}
+        command(*shared_options(**chosen), **given)
+
+    both = [
+        p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*own, *common.values())
+    ]
+    run.__name__, run.__doc__ = command.__name__, command.__doc__
+    run.__signature__ = inspect.Signature(both)  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in both}
+    return run

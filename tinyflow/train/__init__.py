@@ -1,0 +1,21 @@
+"""Training: options, the loop, what a run leaves behind."""
+
+from tinyflow.train.checkpoint import CheckpointError, Metadata, load_checkpoint
+from tinyflow.train.config import ConfigError, TrainConfig
+from tinyflow.train.loop import Result, TrainError, train
+from tinyflow.train.metrics import EpochRow
+from tinyflow.train.step import evaluate, train_step
+
+__all__ = [
+    "CheckpointError",
+    "ConfigError",
+    "EpochRow",
+    "Metadata",
+    "Result",
+    "TrainConfig",
+    "TrainError",
+    "evaluate",
+    "load_checkpoint",
+    "train",
+    "train_step",
+]

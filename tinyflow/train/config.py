@@ -1,0 +1,156 @@
+"""All options of a training run, checked before anything is computed or written."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import models
+from tinyflow.data import DATASETS
+
+OPTIMIZERS = ("sgd", "adam", "adamw")
+SCHEDULES = ("constant", "cosine", "step")
+MILESTONES = (0.5, 0.75)  # of all steps, where "step" divides by ten (He et al. 2016)
+DTYPE = "float32"
+
+
+class ConfigError(ValueError):
+    """Options that cannot be used: one sentence on what is wrong and what to do."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The options of one run.
+
+    Attributes:
+        model: a name that ``models.build_model`` knows.
+        dataset: one of ``tinyflow.data.DATASETS``.
+        data_dir: folder with the files of cifar10 or mnist; shapes needs none.
+        epochs: passes over the training images, at least 1.
+        batch_size: images per step, at least 1.
+        lr: learning rate after warm-up; None means the model's own with SGD and 0.001
+            with Adam and AdamW.
+        optimizer: one of `OPTIMIZERS`.
+        schedule: one of `SCHEDULES`: constant; half a cosine down to 0; or a tenth
+            from each of the `MILESTONES` on.
+        weight_decay: λ, for every parameter, in the optimiser's own sense.
+        momentum: of SGD, in [0, 1); the others ignore it.
+        label_smoothing: ε of the training loss, in [0, 1]; the test loss has none.
+        warmup_epochs: epochs (fractions too) of linear warm-up.
+        clip_grad: largest global gradient norm, or None.
+        augment: random crop and flip of the training images.
+        seed: of the initial weights, the order of the images and dropout. The shapes
+            data set itself is always the one of seed 0, so that runs are comparable.
+        device: "auto", "cpu" or "cuda".
+        limit_train, limit_test: use only the first so many images.
+        num_classes: None, or the data set's number of classes.
+        trace_every: stream the block terms of every so many steps, or None.
+        output: the run folder to make, or None for ``runs/<model>-<dataset>-<n>``.
+    """
+
+    model: str
+    dataset: str = "shapes"
+    data_dir: Path | None = None
+    epochs: int = 3
+    batch_size: int = 64
+    lr: float | None = None
+    optimizer: str = "sgd"
+    schedule: str = "cosine"
+    weight_decay: float = 5e-4
+    momentum: float = 0.9
+    label_smoothing: float = 0.0
+    warmup_epochs: float = 0.5
+    clip_grad: float | None = None
+    augment: bool = False
+    seed: int = 0
+    device: str = "auto"
+    limit_train: int | None = None
+    limit_test: int | None = None
+    num_classes: int | None = None
+    trace_every: int | None = None
+    output: Path | None = None
+
+    @property
+    def full_model(self) -> str:
+        """The model's full name, e.g. resnet50 for resnet."""
+        return models.full_name(self.model)
+
+    @property
+    def learning_rate(self) -> float:
+        """`lr`, or the default that stands for it."""
+        if self.lr is not None:
+            return float(self.lr)
+        return models.MODELS[self.full_model].lr if self.optimizer == "sgd" else 1e-3
+
+    def validate(self) -> None:
+        """Check everything that needs neither data nor disk.
+
+        Raises:
+            ConfigError: with one sentence that names the option and what it may be.
+        """
+        try:
+            models.full_name(self.model)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+        _choice("dataset", self.dataset, DATASETS)
+        _choice("optimizer", self.optimizer, OPTIMIZERS)
+        _choice("schedule", self.schedule, SCHEDULES)
+        for name, number in (
+            ("epochs", self.epochs),
+            ("batch-size", self.batch_size),
+            ("limit-train", self.limit_train),
+            ("limit-test", self.limit_test),
+            ("trace-every", self.trace_every),
+        ):
+            if number is not None and number < 1:
+                raise ConfigError(f"--{name} must be 1 or more, not {number}")
+        if self.seed < 0:
+            raise ConfigError(f"--seed must be 0 or more, not {self.seed}")
+        _number("lr", self.lr, above=0)
+        _number("clip-grad", self.clip_grad, above=0)
+        _number("weight-decay", self.weight_decay)
+        _number("momentum", self.momentum, below=1)
+        _number("label-smoothing", self.label_smoothing, most=1)
+        _number("warmup-epochs", self.warmup_epochs)
+        if self.warmup_epochs > 0 and self.warmup_epochs >= self.epochs:
+            raise ConfigError(
+                f"--warmup-epochs {self.warmup_epochs:g} leaves nothing of --epochs "
+                f"{self.epochs}; choose less than that"
+            )
+        if self.augment and self.dataset == "mnist":
+            raise ConfigError(
+                "--augment mirrors images, which changes digits: leave it out for mnist"
+            )
+        if self.dataset != "shapes" and self.data_dir is None:
+            raise ConfigError(
+                f"{self.dataset} is read from files: name their folder with --data-dir "
+                "or the environment variable TINYFLOW_DATA, or use --dataset shapes"
+            )
+
+
+def _choice(name: str, given: str, known: tuple[str, ...]) -> None:
+    if given not in known:
+        raise ConfigError(f"--{name} {given!r} is unknown; choose {', '.join(known)}")
+
+
+def _number(
+    name: str,
+    given: float | None,
+    *,
+    above: float | None = None,
+    below: float = math.inf,
+    most: float = math.inf,
+) -> None:
+    """Refuse what is not finite, not above `above` (or below 0), or too large."""
+    if given is None:
+        return
+    low = given > above if above is not None else given >= 0
+    if math.isfinite(given) and low and given < below and given <= most:
+        return
+    text = f"above {above:g}" if above is not None else "0 or more"
+    if below < math.inf:
+        text += f" and below {below:g}"
+    if most < math.inf:
+        text += f" and at most {most:g}"
+    raise ConfigError(f"--{name} must be a finite number, {text}, not {given}")

@@ -1,0 +1,43 @@
+"""What the loop reports while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from tinyflow.train.metrics import EpochRow
+
+
+@dataclass(frozen=True)
+class Start:
+    """Reported once, before the first step."""
+
+    folder: Path
+    model: str
+    parameters: int
+    dataset: str
+    train_images: int
+    test_images: int
+    epochs: int
+    steps: int
+    lr: float
+    device: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Step:
+    """Reported after every step: where the run is, and the epoch's means so far."""
+
+    epoch: int
+    step: int
+    loss: float
+    accuracy: float
+    images_per_second: float
+
+
+Event: TypeAlias = Start | Step | EpochRow
+Report: TypeAlias = Callable[[Event], None]
+"""Called with every event; what it does is its own business."""

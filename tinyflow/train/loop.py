@@ -1,0 +1,261 @@
+"""The training loop: steps, epochs, and what is kept when a run ends early."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+import models
+from tinyflow import Tape, __version__
+from tinyflow.backend import array_module, asarray
+from tinyflow.train.checkpoint import BEST, LAST, Metadata, save_checkpoint
+from tinyflow.train.config import DTYPE, ConfigError, TrainConfig
+from tinyflow.train.events import Report, Start, Step
+from tinyflow.train.folder import RunFolder, check_output
+from tinyflow.train.metrics import EpochRow, MetricsFile, peak_memory_mb
+from tinyflow.train.prepare import DATA_SEED, Prepared, prepare
+from tinyflow.train.step import evaluate, train_step
+
+
+class TrainError(RuntimeError):
+    """Training that cannot go on: what happened, where, what to do, what is kept."""
+
+
+@dataclass
+class Result:
+    """What a run has left.
+
+    Attributes:
+        folder: the run folder, or None if it was removed: no epoch was finished.
+        rows: one per finished epoch.
+        interrupted: whether Ctrl-C ended it.
+    """
+
+    folder: Path | None
+    rows: list[EpochRow] = field(default_factory=list)
+    interrupted: bool = False
+
+    @property
+    def last(self) -> EpochRow:
+        """The last finished epoch."""
+        return self.rows[-1]
+
+    @property
+    def best(self) -> EpochRow:
+        """The first epoch of the highest test accuracy: chosen on the test set."""
+        return max(self.rows, key=lambda row: row.test_accuracy)
+
+
+Inspector: TypeAlias = Callable[[int, float, Tape], None]
+"""Called with (step of the run, loss, tape) of every traced step."""
+
+
+def train(
+    config: TrainConfig,
+    report: Report = lambda event: None,
+    tracer: Callable[[Path], Inspector] | None = None,
+) -> Result:
+    """Train a network and leave a run folder.
+
+    All options and data are checked, and one batch is tried, before anything is
+    written. Ctrl-C ends the run and keeps its finished epochs; a run without one leaves
+    nothing behind.
+
+    Args:
+        config: the options.
+        report: called with every :data:`Event`.
+        tracer: given the run folder, returns what ``config.trace_every`` calls, e.g.
+            ``tinyflow.flow.trace.TraceWriter``.
+
+    Raises:
+        ConfigError, DataError, DeviceError: see :func:`tinyflow.train.prepare.prepare`.
+        TrainError: the loss is no longer finite, or a file cannot be written; the
+            finished epochs are kept.
+    """
+    config.validate()
+    if config.trace_every is not None and tracer is None:
+        raise ConfigError("trace_every needs a tracer, e.g. flow.trace.TraceWriter")
+    check_output(config.output)
+    ready = prepare(config)
+    folder = RunFolder(config.output, f"{config.model}-{config.dataset}")
+    result = Result(folder.path)
+    try:
+        try:
+            _write_config(config, ready, folder.path)
+            report(_start(config, ready, folder.path))
+            metrics = MetricsFile(folder.path / "metrics.csv")
+            inspect = tracer(folder.path) if config.trace_every and tracer else None
+            for epoch in range(1, config.epochs + 1):
+                row = _epoch(config, ready, epoch, report, inspect)
+                _save(config, ready, result, row)
+                metrics.write(row)
+                result.rows.append(row)
+                report(row)
+        finally:
+            if result.rows:
+                _draw(config, ready, result)
+    except KeyboardInterrupt:
+        result.interrupted = True
+    except FloatingPointError as error:
+        raise TrainError(
+            f"{error}: lower the learning rate, e.g. --lr "
+            f"{config.learning_rate / 10:g}; {_kept(result)}"
+        ) from None
+    except OSError as error:
+        raise TrainError(
+            f"{error.filename or folder.path} cannot be written ({error.strerror}): "
+            f"free space or choose another --output; {_kept(result)}"
+        ) from error
+    finally:
+        if not result.rows:
+            folder.discard()
+            result.folder = None
+    return result
+
+
+def _epoch(
+    config: TrainConfig,
+    ready: Prepared,
+    epoch: int,
+    report: Report,
+    inspect: Inspector | None,
+) -> EpochRow:
+    """Train for one epoch and test."""
+    optimizer, start, images_seen = ready.optimizer, time.perf_counter(), 0
+    loss_sum, correct, norm_sum = 0.0, 0, 0.0
+    batches = ready.train.epoch(epoch - 1)
+    for step, (images, labels) in zip(range(ready.steps), batches, strict=False):
+        at = (epoch - 1) * ready.steps + step
+        optimizer.lr = config.learning_rate * ready.schedule(at)
+        traced = inspect is not None and at % (config.trace_every or 1) == 0
+        try:
+            done = train_step(
+                ready.model,
+                asarray(images, ready.device),
+                labels,
+                optimizer,
+                label_smoothing=config.label_smoothing,
+                clip_grad=config.clip_grad,
+                inspect=partial(inspect, at) if traced and inspect else None,
+            )
+        except FloatingPointError as error:
+            raise FloatingPointError(
+                f"{error} at step {step + 1} of epoch {epoch} (learning rate "
+                f"{optimizer.lr:.3g})"
+            ) from None
+        images_seen += len(labels)
+        loss_sum += done.loss * len(labels)
+        correct += done.correct
+        norm_sum += done.grad_norm
+        speed = images_seen / (time.perf_counter() - start)
+        report(
+            Step(epoch, step + 1, loss_sum / images_seen, correct / images_seen, speed)
+        )
+    test_loss, test_accuracy = evaluate(ready.model, ready.test)
+    if not np.isfinite(test_loss):
+        raise FloatingPointError(f"the test loss became {test_loss} in epoch {epoch}")
+    return EpochRow(
+        epoch=epoch,
+        train_loss=loss_sum / images_seen,
+        train_accuracy=correct / images_seen,
+        test_loss=test_loss,
+        test_accuracy=test_accuracy,
+        lr=optimizer.lr,
+        images_per_second=speed,
+        seconds=time.perf_counter() - start,
+        grad_norm=norm_sum / ready.steps,
+        peak_memory_mb=peak_memory_mb(),
+    )
+
+
+def _save(config: TrainConfig, ready: Prepared, result: Result, row: EpochRow) -> None:
+    """Write last.safetensors and, if the test accuracy is a new high, best."""
+    assert result.folder is not None
+    data = ready.train.dataset
+    metadata = Metadata(
+        model=config.full_model,
+        num_classes=data.num_classes,
+        image_size=data.image_size,
+        in_channels=data.in_channels,
+        dataset=config.dataset,
+        seed=config.seed,
+        epoch=row.epoch,
+        test_accuracy=row.test_accuracy,
+    )
+    new_high = not result.rows or row.test_accuracy > result.best.test_accuracy
+    for name in (LAST, BEST) if new_high else (LAST,):
+        path = result.folder / f"{name}.safetensors"
+        save_checkpoint(path, ready.model, metadata)
+
+
+def _start(config: TrainConfig, ready: Prepared, folder: Path) -> Start:
+    return Start(
+        folder=folder,
+        model=config.full_model,
+        parameters=models.count_parameters(ready.model),
+        dataset=config.dataset,
+        train_images=len(ready.train.dataset),
+        test_images=len(ready.test.dataset),
+        epochs=config.epochs,
+        steps=ready.steps,
+        lr=config.learning_rate,
+        device=ready.device,
+        reason=ready.reason,
+    )
+
+
+def _write_config(config: TrainConfig, ready: Prepared, folder: Path) -> None:
+    """Write config.json: every option as given, and what they came to."""
+    facts: dict[str, Any] = asdict(config)
+    facts |= {
+        name: str(path) if path else None
+        for name, path in (("data_dir", config.data_dir), ("output", config.output))
+    }
+    xp = array_module(ready.model.parameters()[0].data)
+    facts["resolved"] = {
+        "model": config.full_model,
+        "parameters": models.count_parameters(ready.model),
+        "num_classes": ready.train.dataset.num_classes,
+        "image_size": ready.train.dataset.image_size,
+        "in_channels": ready.train.dataset.in_channels,
+        "train_images": len(ready.train.dataset),
+        "test_images": len(ready.test.dataset),
+        "data_seed": DATA_SEED,
+        "lr": config.learning_rate,
+        "steps_per_epoch": ready.steps,
+        "device": ready.device,
+        "device_reason": ready.reason,
+        "dtype": DTYPE,
+        "tinyflow": __version__,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "cupy": xp.__version__ if xp is not np else None,
+    }
+    text = json.dumps(facts, indent=2) + "\n"
+    (folder / "config.json").write_text(text, encoding="utf-8")
+
+
+def _draw(config: TrainConfig, ready: Prepared, result: Result) -> None:
+    from tinyflow.train.curves import draw_curves
+
+    assert result.folder is not None
+    title = (
+        f"{config.full_model} on {config.dataset}, seed {config.seed}, "
+        f"{DTYPE} on {ready.device}"
+    )
+    classes = ready.train.dataset.num_classes
+    draw_curves(result.folder / "curves.png", result.rows, title, 1 / classes)
+
+
+def _kept(result: Result) -> str:
+    if not result.rows:
+        return "no epoch was finished, so nothing was kept"
+    return f"the run up to epoch {result.last.epoch} is kept in {result.folder}"

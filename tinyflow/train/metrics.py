@@ -1,0 +1,82 @@
+"""One row per epoch: what is measured, and the file it goes to."""
+
+from __future__ import annotations
+
+import csv
+import math
+import sys
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class EpochRow:
+    """What one epoch measured; the columns of ``metrics.csv``, in this order.
+
+    Attributes:
+        epoch: from 1.
+        train_loss: mean over the epoch's images of the loss that was minimised, each
+            taken before the step it caused, in nats; label smoothing included.
+        train_accuracy: share of those images classified rightly, 0 to 1.
+        test_loss: mean cross-entropy over the test images after the epoch, in nats.
+        test_accuracy: share of test images classified rightly, 0 to 1.
+        lr: learning rate of the epoch's last step.
+        images_per_second: training images per second of training time.
+        seconds: wall time of the epoch, test included.
+        grad_norm: mean over the steps of the global L2 norm before clipping.
+        peak_memory_mb: largest resident memory of the process so far, 10⁶ bytes; on a
+            GPU this is the host's share.
+    """
+
+    epoch: int
+    train_loss: float
+    train_accuracy: float
+    test_loss: float
+    test_accuracy: float
+    lr: float
+    images_per_second: float
+    seconds: float
+    grad_norm: float
+    peak_memory_mb: float
+
+
+COLUMNS = tuple(field.name for field in fields(EpochRow))
+
+
+class MetricsFile:
+    """``metrics.csv``: a heading, then one row per epoch, on disk at once."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._append(COLUMNS, "w")
+
+    def write(self, row: EpochRow) -> None:
+        """Append a row; numbers with six significant digits."""
+        self._append([_text(entry) for entry in astuple(row)], "a")
+
+    def _append(self, entries: tuple[str, ...] | list[str], mode: str) -> None:
+        with self.path.open(mode, newline="", encoding="utf-8") as file:
+            csv.writer(file, lineterminator="\n").writerow(entries)
+
+
+def read_metrics(path: Path) -> list[EpochRow]:
+    """The rows of a ``metrics.csv``."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return [
+            EpochRow(int(row["epoch"]), *(float(row[name]) for name in COLUMNS[1:]))
+            for row in csv.DictReader(file)
+        ]
+
+
+def peak_memory_mb() -> float:
+    """Largest resident memory of this process so far, in 10⁶ bytes; nan on Windows."""
+    try:
+        import resource
+    except ImportError:
+        return math.nan
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6  # bytes, KiB
+
+
+def _text(entry: float) -> str:
+    return str(entry) if isinstance(entry, int) else f"{entry:.6g}"

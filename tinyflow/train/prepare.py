@@ -1,0 +1,145 @@
+"""From options to a network, data and an optimiser, all of it tried out in memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+import models
+from tinyflow import Tensor, nn
+from tinyflow.backend import choose_device
+from tinyflow.data import Loader, load_dataset
+from tinyflow.optim import SGD, Adam, AdamW, Optimizer
+from tinyflow.train.config import DTYPE, MILESTONES, ConfigError, TrainConfig
+from tinyflow.train.schedules import Schedule, constant, cosine, step_decay
+
+DATA_SEED = 0  # of the shapes pictures: the data stay the same whatever --seed is
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """Everything the loop needs; nothing has been written yet.
+
+    Attributes:
+        model: on `device`, in training mode.
+        train, test: the batches.
+        steps: optimiser steps per epoch. Training leaves out a last batch of a single
+            image, in which batch normalisation may have nothing to normalise over;
+            every other incomplete batch is used, and testing uses every image.
+        optimizer, schedule: `schedule` counts steps over the whole run.
+        device, reason: "cpu" or "cuda", and why.
+    """
+
+    model: nn.Module
+    train: Loader
+    test: Loader
+    steps: int
+    optimizer: Optimizer
+    schedule: Schedule
+    device: str
+    reason: str
+
+
+def prepare(config: TrainConfig) -> Prepared:
+    """Check the options, read the data, build the network and try one batch.
+
+    Raises:
+        ConfigError: options that are wrong in themselves or do not fit the data.
+        DataError: data that are missing or damaged.
+        DeviceError: a device that cannot be used.
+    """
+    config.validate()
+    device, reason = choose_device(config.device)
+    train_set, test_set = (
+        load_dataset(
+            config.dataset, config.data_dir, split, seed=DATA_SEED, limit=limit
+        )
+        for split, limit in (
+            ("train", config.limit_train),
+            ("test", config.limit_test),
+        )
+    )
+    if config.num_classes not in (None, train_set.num_classes):
+        raise ConfigError(
+            f"{config.dataset} has {train_set.num_classes} classes, not "
+            f"{config.num_classes}: leave --num-classes out when training"
+        )
+    if config.batch_size > len(train_set):
+        raise ConfigError(
+            f"--batch-size {config.batch_size} is more than the {len(train_set)} "
+            f"training images: choose at most {len(train_set)}"
+        )
+    train = Loader(
+        train_set,
+        config.batch_size,
+        seed=config.seed,
+        augment=config.augment,
+        dtype=DTYPE,
+    )
+    test = Loader(test_set, config.batch_size, shuffle=False, dtype=DTYPE)
+    single = config.batch_size > 1 and len(train_set) % config.batch_size == 1
+    steps = len(train) - single
+    try:
+        model = models.build_model(
+            config.model,
+            num_classes=train_set.num_classes,
+            image_size=train_set.image_size,
+            in_channels=train_set.in_channels,
+            seed=config.seed,
+        )
+        _try(model, train, min(config.batch_size, 2))  # no batch is smaller
+    except ValueError as error:
+        c, size = train_set.in_channels, train_set.image_size
+        raise ConfigError(
+            f"{config.model} cannot be trained on {config.dataset} ({c}x{size}x{size}) "
+            f"with --batch-size {config.batch_size}: {error}"
+        ) from error
+    model.to(device)
+    return Prepared(
+        model,
+        train,
+        test,
+        steps,
+        _optimizer(config, model),
+        _schedule(config, steps),
+        device,
+        reason,
+    )
+
+
+def _try(model: nn.Module, loader: Loader, n: int) -> None:
+    """Run `n` images in training mode, then put the running statistics back.
+
+    Raises:
+        ValueError: maps that shrink to nothing, nothing to normalise over …
+    """
+    data = loader.dataset
+    before = {name: array.copy() for name, array in model.named_buffers()}
+    images = np.zeros((n, *data.images.shape[1:]), loader.dtype)
+    logits = model.train()(Tensor(images))
+    for name, array in model.named_buffers():
+        array[...] = before[name]
+    if logits.shape != (n, data.num_classes):
+        raise ValueError(f"its output is {logits.shape}, not {(n, data.num_classes)}")
+
+
+def _optimizer(config: TrainConfig, model: nn.Module) -> Optimizer:
+    named, lr, decay = (
+        model.named_parameters(),
+        config.learning_rate,
+        config.weight_decay,
+    )
+    if config.optimizer == "sgd":
+        return SGD(named, lr, config.momentum, decay)
+    kind = Adam if config.optimizer == "adam" else AdamW
+    return kind(named, lr, weight_decay=decay)
+
+
+def _schedule(config: TrainConfig, steps: int) -> Schedule:
+    total, warmup = config.epochs * steps, round(config.warmup_epochs * steps)
+    if config.schedule == "cosine":
+        return cosine(total, warmup)
+    if config.schedule == "step":
+        return step_decay((round(m * total) for m in MILESTONES), warmup_steps=warmup)
+    return constant(warmup)

@@ -1,0 +1,131 @@
+"""Progress in the terminal: a live bar, or plain lines where nobody is watching."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from tinyflow.train.events import Event, Start, Step
+from tinyflow.train.metrics import EpochRow
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+EVERY = 10.0  # seconds between plain lines within an epoch
+
+
+class PlainReport:
+    """One line at the start, one per epoch, and one about every 10 s in between."""
+
+    def __init__(self) -> None:
+        self._start: Start | None = None
+        self._shown = 0.0
+
+    def __enter__(self) -> PlainReport:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        pass
+
+    def __call__(self, event: Event) -> None:
+        """Print what is due."""
+        now = time.monotonic()
+        if isinstance(event, Start):
+            self._start = event
+            self.line(describe(event))
+        elif isinstance(event, EpochRow):
+            self.line(summary(event, self._start))
+        elif now - self._shown >= EVERY and self._start is not None:
+            self.line(
+                f"epoch {event.epoch}/{self._start.epochs}  "
+                f"step {event.step}/{self._start.steps}  {means(event)}"
+            )
+        else:
+            return
+        self._shown = now
+
+    def line(self, text: str) -> None:
+        """Print a line at once, even into a pipe."""
+        print(text, flush=True)
+
+
+class BarReport(PlainReport):
+    """A live bar for the epoch being trained, and one line per finished epoch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+
+        self._bar: Progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[means]}"),
+            transient=True,
+        )
+        self._task: TaskID | None = None
+
+    def __exit__(self, *exc: object) -> None:
+        self._bar.stop()
+
+    def __call__(self, event: Event) -> None:
+        """Move the bar, or print above it."""
+        if not isinstance(event, Step):
+            super().__call__(event)
+        if isinstance(event, Start):
+            total = event.epochs * event.steps
+            self._task = self._bar.add_task("", total=total, means="")
+            self._bar.start()
+        elif isinstance(event, Step) and self._task is not None and self._start:
+            self._bar.update(
+                self._task,
+                description=f"epoch {event.epoch}/{self._start.epochs}",
+                completed=(event.epoch - 1) * self._start.steps + event.step,
+                means=means(event),
+            )
+
+    def line(self, text: str) -> None:
+        """Print a line above the bar, or plainly before there is one."""
+        self._bar.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def terminal_report() -> PlainReport:
+    """The bar on a terminal, plain lines elsewhere."""
+    return BarReport() if sys.stdout.isatty() else PlainReport()
+
+
+def describe(start: Start) -> str:
+    """What is trained on what, with what, where."""
+    return (
+        f"{start.model}, {start.parameters:,} parameters, on {start.dataset}: "
+        f"{start.train_images:,} training and {start.test_images:,} test images, "
+        f"{start.epochs} epochs of {start.steps} steps, lr {start.lr:g}\n"
+        f"device: {start.device} ({start.reason})"
+    )
+
+
+def means(step: Step) -> str:
+    """The epoch's means so far."""
+    return (
+        f"loss {step.loss:.3f}  accuracy {100 * step.accuracy:.1f} %  "
+        f"{step.images_per_second:.0f} images/s"
+    )
+
+
+def summary(row: EpochRow, start: Start | None) -> str:
+    """What an epoch measured."""
+    of = f"/{start.epochs}" if start else ""
+    return (
+        f"epoch {row.epoch}{of}  train loss {row.train_loss:.3f}  "
+        f"accuracy {100 * row.train_accuracy:.1f} %  "
+        f"test loss {row.test_loss:.3f}  accuracy {100 * row.test_accuracy:.1f} %  "
+        f"{row.images_per_second:.0f} images/s  {row.seconds:.1f} s"
+    )
