@@ -1,7 +1,7 @@
 r"""PyTorch trained by our recipe: same images, order, augmentation, initial weights.
 
     python train.py --model resnet20 --dataset cifar10 --epochs 5 --batch-size 128 \\
-        --lr 0.1 --warmup-epochs 1.28 --weight-decay 1e-4 --augment
+        --optimizer sgd --lr 0.1 --warmup-epochs 1.28 --weight-decay 1e-4 --augment
     python -m benchmarks.accuracy --model resnet20 --dataset cifar10 --epochs 5 \\
         --batch-size 128 --lr 0.1 --warmup-epochs 1.28 --weight-decay 1e-4
 
@@ -46,6 +46,7 @@ def main(
             dataset=dataset,
             data_dir=data_dir,
             epochs=epochs,
+            optimizer="sgd",
             batch_size=batch_size,
             lr=lr,
             warmup_epochs=warmup_epochs,

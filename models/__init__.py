@@ -36,6 +36,7 @@ class Entry:
         paper: where it was published.
         native: side of the images it was designed for, in pixels.
         lr: a learning rate at which SGD with momentum 0.9 and batch 64 trains it.
+        adam_lr: the same for Adam and AdamW.
         smallest: side of the smallest image it can take, in pixels.
     """
 
@@ -44,11 +45,14 @@ class Entry:
     native: int
     lr: float
     smallest: int = 1
+    adam_lr: float = 5e-4
 
 
 MODELS: dict[str, Entry] = {}
 for _depth in CONFIGURATIONS:
-    MODELS[f"vgg{_depth}"] = Entry(partial(VGG, _depth, False), SIMONYAN, 224, 0.01, 32)
+    MODELS[f"vgg{_depth}"] = Entry(
+        partial(VGG, _depth, False), SIMONYAN, 224, 0.01, 32, adam_lr=1e-4
+    )
     MODELS[f"vgg{_depth}_bn"] = Entry(
         partial(VGG, _depth, True), SIMONYAN, 224, 0.02, 32
     )

@@ -1,0 +1,141 @@
+"""Which networks the claims are tried on, and a way to train some briefly."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from models import MODELS, build_model, full_name
+from tinyflow import Tape, Tensor, nn, ops
+from tinyflow.backend import Array
+from tinyflow.data import Dataset, normalize
+from tinyflow.optim import SGD
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Which networks play which part, and how much is spent on the dear measurements.
+
+    Attributes:
+        plain, vgg, residual, se, dense: networks by name.
+        paths: those whose whole path spectrum is taken, each costing ≈ L²/2 branch
+            pullbacks on `path_batch` images, and `samples` single paths per length.
+        deep: those with enough blocks in a stage to fit a law over them.
+        four: a VGG, a ResNet, an SE-ResNet and a DenseNet to put in order.
+        shrunk: plain nets for the shrink test, with batch normalisation and without.
+        shrink_batch: images for the shrink test, which runs in float64.
+        shrink_at: its blocks, as positions from 0 (first) to 1 (last).
+    """
+
+    plain: tuple[str, ...] = ("plain20", "plain56")
+    vgg: tuple[str, ...] = ("vgg19",)
+    residual: tuple[str, ...] = ("resnet20", "resnet56", "resnet18")
+    se: tuple[str, ...] = ("se_resnet20",)
+    dense: tuple[str, ...] = ("densenet121",)
+    paths: tuple[str, ...] = ("resnet20", "resnet110")
+    deep: tuple[str, ...] = ("resnet56",)
+    four: tuple[str, ...] = ("vgg19", "resnet20", "se_resnet20", "densenet121")
+    shrunk: tuple[str, ...] = ("plain20", "vgg11")
+    path_batch: int = 4
+    samples: int = 2
+    shrink_batch: int = 4
+    shrink_at: tuple[float, ...] = (0.5, 1.0)
+
+    def only(self, names: Sequence[str]) -> Setup:
+        """This setup with each part played by those of `names` that can play it."""
+        family = [(name, name.rstrip("0123456789")) for name in names]
+
+        def of(*kinds: str) -> tuple[str, ...]:
+            return tuple(name for name, kind in family if kind in kinds)
+
+        plain, residual = of("plain"), of("resnet")
+        se, dense = of("se_resnet"), of("densenet")
+        vgg = tuple(name for name in names if name.startswith("vgg"))
+        pairs = [(r, s) for r in residual for s in se if s == f"se_{r}"]
+        four = [[*vgg[:1], *pair, *dense[:1]] for pair in pairs]
+        return replace(
+            self,
+            plain=plain,
+            shrunk=(*plain[:1], *vgg[:1]),
+            vgg=vgg,
+            residual=residual,
+            se=se,
+            dense=dense,
+            paths=residual,
+            deep=tuple(n for n in residual if n in ("resnet56", "resnet110")),
+            four=tuple(four[0]) if four and len(four[0]) == 4 else (),
+        )
+
+
+QUICK = Setup()
+FULL = Setup(
+    plain=("plain20", "plain56", "plain110"),
+    residual=("resnet20", "resnet56", "resnet110", "resnet50"),
+    se=("se_resnet20", "se_resnet56", "se_resnet50"),
+    paths=("resnet20", "resnet56", "resnet110"),
+    deep=("resnet56", "resnet110"),
+    four=("vgg19", "resnet50", "se_resnet50", "densenet121"),
+    shrunk=("plain20", "vgg19"),
+    path_batch=8,
+    samples=4,
+    shrink_batch=8,
+    shrink_at=(0.0, 0.5, 1.0),
+)
+
+
+def train_briefly(
+    name: str,
+    images: Array | Dataset,
+    labels: Array | None = None,
+    *,
+    steps: int = 200,
+    seed: int = 0,
+    batch: int = 32,
+    lr: float | None = None,
+    num_classes: int = 10,
+) -> nn.Module:
+    """A network after a few hundred steps of SGD (momentum 0.9, decay 1e-4), float32.
+
+    Long enough to leave initialisation, far too short to be a trained network: say so
+    where its numbers are shown.
+
+    Args:
+        name: the network.
+        images, labels: normalised images (N, C, S, S) to draw batches from, and class
+            indices; or a data set. There is no augmentation.
+        steps: how many; the learning rate falls along a cosine.
+        seed: of the initial weights and of the order of the images.
+        batch: images per step.
+        lr: largest learning rate; the network's own if None.
+        num_classes: outputs of the classifier.
+
+    Raises:
+        FloatingPointError: the loss is no longer finite.
+        ValueError: images without labels.
+    """
+    if isinstance(images, Dataset):
+        labels, num_classes = images.labels, images.num_classes
+        images = normalize(images.images, images.mean, images.std)
+    if labels is None:
+        raise ValueError("train_briefly needs the labels of its images")
+    _, channels, size, _ = images.shape
+    model = build_model(
+        name, num_classes=num_classes, image_size=size, in_channels=channels, seed=seed
+    )
+    rate = MODELS[full_name(name)].lr if lr is None else lr
+    optimizer = SGD(model.named_parameters(), rate, momentum=0.9, weight_decay=1e-4)
+    rng = np.random.default_rng(seed)
+    for step in range(steps):
+        optimizer.lr = rate * 0.5 * (1 + math.cos(math.pi * step / steps))
+        chosen = rng.choice(len(images), min(batch, len(images)), replace=False)
+        with Tape() as tape:
+            logits = model(Tensor(images[chosen].astype("float32")))
+            loss = ops.cross_entropy(logits, labels[chosen])
+        if not math.isfinite(loss.item()):
+            raise FloatingPointError(f"{name}: the loss became {loss.item()}")
+        tape.backward(loss, release=True)
+        optimizer.step()
+    return model
