@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -47,13 +48,13 @@ def main(
         float | None, typer.Option(help="Learning rate; the model's own if left out.")
     ] = None,
     optimizer: Annotated[
-        str, typer.Option(help="sgd, adam or adamw.")
+        str | None, typer.Option(help="sgd, adam or adamw; left out: by the network.")
     ] = DEFAULT.optimizer,
     schedule: Annotated[
         str, typer.Option(help="Of the rate: constant, cosine or step.")
     ] = DEFAULT.schedule,
     weight_decay: Annotated[
-        float, typer.Option(help="Pull of the parameters to 0.")
+        float | None, typer.Option(help="Pull to 0; left out: by the optimizer.")
     ] = DEFAULT.weight_decay,
     momentum: Annotated[float, typer.Option(help="Of sgd.")] = DEFAULT.momentum,
     label_smoothing: Annotated[
@@ -140,4 +141,5 @@ def fail(sentence: str, code: int) -> NoReturn:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop as with Ctrl-C
     app()

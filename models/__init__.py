@@ -51,7 +51,7 @@ class Entry:
 MODELS: dict[str, Entry] = {}
 for _depth in CONFIGURATIONS:
     MODELS[f"vgg{_depth}"] = Entry(
-        partial(VGG, _depth, False), SIMONYAN, 224, 0.01, 32, adam_lr=1e-4
+        partial(VGG, _depth, False), SIMONYAN, 224, 0.01, 32, adam_lr=5e-5
     )
     MODELS[f"vgg{_depth}_bn"] = Entry(
         partial(VGG, _depth, True), SIMONYAN, 224, 0.02, 32

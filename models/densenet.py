@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-
 from tinyflow import nn, ops
 from tinyflow.tape import mark
 from tinyflow.tensor import Tensor
@@ -29,11 +27,16 @@ LAYERS = {
 
 def conv(cin: int, cout: int, kernel: int, rng: nn.Rng, stride: int = 1) -> nn.Conv2d:
     """A bias-free convolution that keeps the size at stride 1, He-normal by fan-in."""
-    layer = nn.Conv2d(
-        cin, cout, kernel, stride=stride, padding=kernel // 2, bias=False, rng=rng
+    return nn.Conv2d(
+        cin,
+        cout,
+        kernel,
+        stride=stride,
+        padding=kernel // 2,
+        bias=False,
+        fan="in",
+        rng=rng,
     )
-    layer.weight.data *= np.float32(math.sqrt(cout / cin))  # fan-out to fan-in
-    return layer
 
 
 class DenseLayer(nn.Module):

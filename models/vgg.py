@@ -4,8 +4,10 @@ Table 1 of the paper, columns A, B, D, E, with or without batch normalisation. V
 is the first network of Noh 2021, Table A1: on 32x32 images the last map is 1x1, the
 classifier reads 512 features, and 10 classes give that table's 38.9 M parameters.
 Parameter names are torchvision's. Deviation from torchvision: no adaptive pooling, so
-the first linear layer follows from the image size; the linear layers start He-normal,
-without which the 19-layer net does not leave its plateau when trained from scratch.
+the first linear layer follows from the image size; all layers but the last start
+He-normal by fan-in, which keeps the size of the values through nineteen layers (by
+fan-out the first convolution alone would leave a fifth of it). Even so the deep nets
+without batch normalisation are slow to leave their plateau: give them time.
 """
 
 from __future__ import annotations
@@ -73,7 +75,9 @@ class VGG(nn.Module):
         channels = in_channels
         for stage in CONFIGURATIONS[depth]:
             for width in stage:
-                layers.append(nn.Conv2d(channels, width, 3, padding=1, rng=rng))
+                layers.append(
+                    nn.Conv2d(channels, width, 3, padding=1, fan="in", rng=rng)
+                )
                 if batch_norm:
                     layers.append(nn.BatchNorm2d(width))
                 layers.append(nn.ReLU())

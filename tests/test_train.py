@@ -177,6 +177,19 @@ def test_schedules(place: Path, schedule: str, expected: list[float] | None) -> 
         assert rates == pytest.approx(expected)
 
 
+def test_defaults_follow_the_network() -> None:
+    for options, name, lr, decay in (
+        ({"model": "resnet20"}, "sgd", models.MODELS["resnet20"].lr, 5e-4),
+        ({"model": "resnet"}, "adamw", 1e-3, 0.01),
+        ({"model": "resnet", "optimizer": "adam"}, "adam", 1e-3, 0.0),
+        ({"model": "vgg", "optimizer": "sgd"}, "sgd", models.MODELS["vgg19"].lr, 5e-4),
+        ({"model": "vgg", "lr": 0.5, "weight_decay": 0.0}, "adamw", 0.5, 0.0),
+    ):
+        config = TrainConfig(**options)
+        found = config.optimizer_name, config.learning_rate, config.decay
+        assert found == (name, lr, decay)
+
+
 def test_mnist_is_one_channel_of_28_pixels(place: Path) -> None:
     data = write_mnist(place / "data")
     arguments = "--model tiny --dataset mnist --epochs 1 --batch-size 8 --output out"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -179,12 +179,13 @@ class Identity(Module):
 
 
 class Conv2d(Module):
-    """Convolution layer, weights He-normal with fan-out (He et al. 2015, eq. 14).
+    """Convolution layer, weights He-normal: N(0, 2/fan) (He et al. 2015, section 2.2).
 
     Args:
         in_channels, out_channels: C and K.
         kernel_size, stride, padding, dilation, groups: see :func:`tinyflow.ops.conv2d`.
         bias: whether to add one per output channel (initialised to zero).
+        fan: "out" (K kh kw) keeps the size of gradients, "in" (C kh kw) that of values.
         rng: where the initial weights come from.
     """
 
@@ -199,6 +200,7 @@ class Conv2d(Module):
         groups: int = 1,
         bias: bool = True,
         *,
+        fan: Literal["in", "out"] = "out",
         rng: Rng,
     ) -> None:
         kh, kw = pair(kernel_size, "kernel_size", 1)
@@ -208,7 +210,8 @@ class Conv2d(Module):
                 f"split into {groups} groups"
             )
         shape = (out_channels, in_channels // groups, kh, kw)
-        std = math.sqrt(2 / (out_channels // groups * kh * kw))
+        channels = in_channels if fan == "in" else out_channels
+        std = math.sqrt(2 / (channels // groups * kh * kw))
         weight = normal(rng, shape, std)
         # Shape (K, C/groups, kh, kw), stored as the kernels read it.
         self.weight = Tensor(swap(to_hwnc(weight.data)), requires_grad=True)

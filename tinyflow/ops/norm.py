@@ -146,8 +146,9 @@ def dropout(
         input: any tensor.
         p: probability of dropping an entry, in [0, 1].
         training: if false, y = x and nothing is recorded.
-        generator: a ``numpy.random.Generator`` (``cupy.random.Generator`` on a GPU).
-            There is no hidden global state: training with p > 0 demands one.
+        generator: a ``numpy.random.Generator``. There is no hidden global state:
+            training with p > 0 demands one. On a GPU its numbers are drawn by the host
+            and copied, so that a seed means the same mask everywhere.
     """
     if not (math.isfinite(p) and 0 <= p <= 1):
         raise ValueError(f"dropout probability must lie in [0, 1], not {p}")
@@ -156,6 +157,7 @@ def dropout(
     if generator is None:
         raise ValueError("dropout in training needs generator=, e.g. default_rng(0)")
     x = input.data
-    keep = generator.random(x.shape, dtype="float32") >= p
+    drawn = generator.random(x.shape, dtype="float32")
+    keep = array_module(x).asarray(drawn) >= p
     factor = keep * x.dtype.type(0 if p == 1 else 1 / (1 - p))
     return record("dropout", x * factor, (input,), lambda g, need: (g * factor,))

@@ -10,6 +10,7 @@ import models
 from tinyflow.data import DATASETS
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
+WEIGHT_DECAY = {"sgd": 5e-4, "adam": 0.0, "adamw": 0.01}
 SCHEDULES = ("constant", "cosine", "step")
 MILESTONES = (0.5, 0.75)  # of all steps, where "step" divides by ten (He et al. 2016)
 DTYPE = "float32"
@@ -29,12 +30,14 @@ class TrainConfig:
         data_dir: folder with the files of cifar10 or mnist; shapes needs none.
         epochs: passes over the training images, at least 1.
         batch_size: images per step, at least 1.
-        lr: learning rate after warm-up; None means the model's own with SGD and 0.001
-            with Adam and AdamW.
-        optimizer: one of `OPTIMIZERS`.
+        lr: learning rate after warm-up; None means the model's own for the optimiser.
+        optimizer: one of `OPTIMIZERS`; None means SGD for the networks designed for
+            32x32 images and AdamW for those designed for ImageNet, which on small
+            images learn nothing from the first few hundred steps of SGD.
         schedule: one of `SCHEDULES`: constant; half a cosine down to 0; or a tenth
             from each of the `MILESTONES` on.
-        weight_decay: λ, for every parameter, in the optimiser's own sense.
+        weight_decay: λ, for every parameter, in the optimiser's own sense; None means
+            what `WEIGHT_DECAY` says.
         momentum: of SGD, in [0, 1); the others ignore it.
         label_smoothing: ε of the training loss, in [0, 1]; the test loss has none.
         warmup_epochs: epochs (fractions too) of linear warm-up.
@@ -52,12 +55,12 @@ class TrainConfig:
     model: str
     dataset: str = "shapes"
     data_dir: Path | None = None
-    epochs: int = 3
+    epochs: int = 4
     batch_size: int = 64
     lr: float | None = None
-    optimizer: str = "sgd"
+    optimizer: str | None = None
     schedule: str = "cosine"
-    weight_decay: float = 5e-4
+    weight_decay: float | None = None
     momentum: float = 0.9
     label_smoothing: float = 0.0
     warmup_epochs: float = 0.5
@@ -81,7 +84,22 @@ class TrainConfig:
         """`lr`, or the default that stands for it."""
         if self.lr is not None:
             return float(self.lr)
-        return models.MODELS[self.full_model].lr if self.optimizer == "sgd" else 1e-3
+        entry = models.MODELS[self.full_model]
+        return entry.lr if self.optimizer_name == "sgd" else entry.adam_lr
+
+    @property
+    def optimizer_name(self) -> str:
+        """`optimizer`, or the default that stands for it."""
+        if self.optimizer is not None:
+            return self.optimizer
+        return "sgd" if models.MODELS[self.full_model].native <= 32 else "adamw"
+
+    @property
+    def decay(self) -> float:
+        """`weight_decay`, or the default that stands for it."""
+        if self.weight_decay is not None:
+            return float(self.weight_decay)
+        return WEIGHT_DECAY[self.optimizer_name]
 
     def validate(self) -> None:
         """Check everything that needs neither data nor disk.
@@ -94,7 +112,7 @@ class TrainConfig:
         except ValueError as error:
             raise ConfigError(str(error)) from None
         _choice("dataset", self.dataset, DATASETS)
-        _choice("optimizer", self.optimizer, OPTIMIZERS)
+        _choice("optimizer", self.optimizer_name, OPTIMIZERS)
         _choice("schedule", self.schedule, SCHEDULES)
         for name, number in (
             ("epochs", self.epochs),

@@ -128,11 +128,11 @@ def _optimizer(config: TrainConfig, model: nn.Module) -> Optimizer:
     named, lr, decay = (
         model.named_parameters(),
         config.learning_rate,
-        config.weight_decay,
+        config.decay,
     )
-    if config.optimizer == "sgd":
+    if config.optimizer_name == "sgd":
         return SGD(named, lr, config.momentum, decay)
-    kind = Adam if config.optimizer == "adam" else AdamW
+    kind = Adam if config.optimizer_name == "adam" else AdamW
     return kind(named, lr, weight_decay=decay)
 
 
