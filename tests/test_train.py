@@ -180,8 +180,9 @@ def test_schedules(place: Path, schedule: str, expected: list[float] | None) -> 
 def test_defaults_follow_the_network() -> None:
     for options, name, lr, decay in (
         ({"model": "resnet20"}, "sgd", models.MODELS["resnet20"].lr, 5e-4),
-        ({"model": "resnet"}, "adamw", 1e-3, 0.01),
-        ({"model": "resnet", "optimizer": "adam"}, "adam", 1e-3, 0.0),
+        ({"model": "resnet"}, "adamw", 5e-4, 0.01),
+        ({"model": "densenet"}, "adamw", 1e-3, 0.01),
+        ({"model": "resnet", "optimizer": "adam"}, "adam", 5e-4, 0.0),
         ({"model": "vgg", "optimizer": "sgd"}, "sgd", models.MODELS["vgg19"].lr, 5e-4),
         ({"model": "vgg", "lr": 0.5, "weight_decay": 0.0}, "adamw", 0.5, 0.0),
     ):
