@@ -67,7 +67,9 @@ for _depth in (18, 34):
 for _depth in (50, 101, 152):
     MODELS[f"se_resnet{_depth}"] = Entry(partial(se_resnet, _depth), HU, 224, 0.05)
 for _depth in LAYERS:
-    MODELS[f"densenet{_depth}"] = Entry(partial(DenseNet, _depth), HUANG, 224, 0.05, 29)
+    MODELS[f"densenet{_depth}"] = Entry(
+        partial(DenseNet, _depth), HUANG, 224, 0.05, 29, adam_lr=1e-3
+    )
 for _depth in DEPTHS:
     MODELS[f"resnet{_depth}"] = Entry(partial(CifarResNet, _depth), HE, 32, 0.1)
     MODELS[f"plain{_depth}"] = Entry(
