@@ -282,13 +282,16 @@ def claims(
         list[str] | None, typer.Option(help="Only this claim; may be given again.")
     ] = None,
     seeds: Annotated[int, typer.Option(help="Networks each, from --seed on.")] = 1,
+    train_steps: Annotated[
+        int, typer.Option(help="Judge small nets after so many steps, too.")
+    ] = 0,
     full: Annotated[
         bool, typer.Option("--full", help="Deeper networks too: hours, not minutes.")
     ] = False,
 ) -> None:
     """The papers' claims, measured and judged; minutes per seed."""
     with analysis("claims", settings, output) as work:
-        found = judged(settings, claim, seeds, full)
+        found = judged(settings, claim, seeds, full, train_steps)
         work.errors += [c.closure_max for c in found]
         rows = to_rows(found)
         said = conditions(settings, seeds=seeds)

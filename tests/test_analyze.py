@@ -192,6 +192,19 @@ def test_claims_are_judged(tmp_path):
     assert (tmp_path / "out" / "measured.csv").is_file()
 
 
+def test_claims_are_judged_after_brief_training_too(tmp_path, monkeypatch):
+    from tinyflow.flow import series
+
+    monkeypatch.setattr(series, "BRIEF", ("resnet20",))
+    result = run("claims", "--claim", "noh2-remains", "--dtype", "float32",
+                 "--train-steps", "1", *SMALL, folder=tmp_path / "out")  # fmt: skip
+    assert result.exit_code == 0, result.output
+    modes = {row["mode"] for row in read(tmp_path / "out")["claims"]}
+    assert len(modes) == 2
+    result = run("claims", "--train-steps", "-1", folder=tmp_path / "no")
+    assert result.exit_code == 2 and "--train-steps must be 0 or more" in result.output
+
+
 def test_training_draws_a_trace(tmp_path):
     lines = ["step,loss,block,kind,term,norm,share,cosine"]
     for step in (0, 10, 20):

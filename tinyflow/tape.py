@@ -18,7 +18,7 @@ import numpy as np
 
 from tinyflow import sweep
 from tinyflow.backend import Array, array_module
-from tinyflow.tensor import Edge, Node, Pullback, TapeError, Tensor
+from tinyflow.tensor import Edge, Node, Pullback, TapeError, Tensor, l2_norm
 
 LEAVES, STATISTICS, TENSORS, EDGES = "leaves", "statistics", "tensors", "edges"
 RETAIN = (LEAVES, STATISTICS, TENSORS, EDGES)
@@ -56,12 +56,6 @@ def mark(x: Tensor, name: str) -> Tensor:
     if tape is not None:
         tape.names[tape.path(name)] = x.node
     return x
-
-
-def l2_norm(array: Array) -> float:
-    """‖array‖₂, read in the order in which it lies in memory."""
-    flat = array.ravel(order="K")
-    return float(array_module(flat).sqrt(flat @ flat))
 
 
 class Tape:
@@ -228,8 +222,9 @@ class Tape:
         """
         start, seed = self._start(output, cotangent)
         keep_edges = self.retain == EDGES
-        norms = self.retain != LEAVES
+        norms = self.retain in (STATISTICS, TENSORS)  # with edges kept, on demand
         self._forget_gradients()
+        start.norm = None
         if release:
             self._released = True
             if self.retain == LEAVES:
@@ -247,9 +242,11 @@ class Tape:
                 for edge, message in reversed(self.messages(node, g, node.need)):
                     if keep_edges:
                         edge.grad = message
+                    there = pending.get(edge.producer)
                     if norms:
                         edge.norm = l2_norm(message)
-                    there = pending.get(edge.producer)
+                        # A single message is the gradient, and so is its norm.
+                        edge.producer.norm = edge.norm if there is None else None
                     if there is None:
                         pending[edge.producer] = message
                     elif edge.producer in own:
@@ -264,7 +261,7 @@ class Tape:
                 node.pullback = None
         for leaf, g in pending.items():
             leaf.grad = g
-            if norms:
+            if norms and leaf.norm is None:
                 leaf.norm = l2_norm(g)
 
     def pullback(
@@ -425,7 +422,7 @@ class Tape:
     def _retain(self, node: Node, g: Array) -> None:
         if self._keeps_values:
             node.grad = g
-        if self.retain != LEAVES:
+        elif self.retain == STATISTICS and node.norm is None:
             node.norm = l2_norm(g)
 
     def _forget_gradients(self) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from tinyflow.backend import Array
+from tinyflow.backend import Array, array_module
 
 Pullback: TypeAlias = Callable[[Array, tuple[bool, ...]], Sequence[Array | None]]
 """``pullback(g, need)``: the cotangent of the output to one message per input slot.
@@ -25,7 +25,34 @@ class TapeError(RuntimeError):
     """A question the tape cannot answer; the message says why and what to do."""
 
 
-class Node:
+def l2_norm(array: Array) -> float:
+    """‖array‖₂, read in the order in which it lies in memory."""
+    flat = array.ravel(order="K")
+    return float(array_module(flat).sqrt(flat @ flat))
+
+
+class _Measured:
+    """Something with a gradient, whose norm is noted or computed when asked for."""
+
+    __slots__ = ("_norm", "grad")
+
+    def __init__(self) -> None:
+        self.grad: Array | None = None
+        self._norm: float | None = None
+
+    @property
+    def norm(self) -> float | None:
+        """The gradient's L2 norm, from retention level "statistics" on."""
+        if self._norm is None and self.grad is not None:
+            self._norm = l2_norm(self.grad)
+        return self._norm
+
+    @norm.setter
+    def norm(self, value: float | None) -> None:
+        self._norm = value
+
+
+class Node(_Measured):
     """The place of one value on the tape: how it was made and what came back to it.
 
     Attributes:
@@ -43,11 +70,9 @@ class Node:
     __slots__ = (
         "dtype",
         "edges",
-        "grad",
         "index",
         "name",
         "need",
-        "norm",
         "op",
         "pullback",
         "requires_grad",
@@ -56,6 +81,7 @@ class Node:
     )
 
     def __init__(self, op: str, value: Array, requires_grad: bool) -> None:
+        super().__init__()
         self.op = op
         self.name = op
         self.shape: tuple[int, ...] = value.shape
@@ -65,15 +91,13 @@ class Node:
         self.edges: tuple[Edge, ...] = ()
         self.need: tuple[bool, ...] = ()
         self.pullback: Pullback | None = None
-        self.grad: Array | None = None
-        self.norm: float | None = None
         self.value: Array | None = None
 
     def __repr__(self) -> str:
         return f"Node({self.name}, shape={self.shape}, dtype={self.dtype})"
 
 
-class Edge:
+class Edge(_Measured):
     """One use of a value: input `slot` of the node at `index` reads `producer`.
 
     Attributes:
@@ -86,18 +110,17 @@ class Edge:
         norm: its L2 norm, from retention level "statistics" on.
     """
 
-    __slots__ = ("consumer", "grad", "index", "label", "norm", "producer", "slot")
+    __slots__ = ("consumer", "index", "label", "producer", "slot")
 
     def __init__(
         self, producer: Node, index: int, slot: int, consumer: str, label: str
     ) -> None:
+        super().__init__()
         self.producer = producer
         self.index = index
         self.slot = slot
         self.consumer = consumer
         self.label = label
-        self.grad: Array | None = None
-        self.norm: float | None = None
 
     def __repr__(self) -> str:
         label = f" ({self.label})" if self.label else ""

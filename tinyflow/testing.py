@@ -29,8 +29,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from tinyflow.backend import Array, array_module
-from tinyflow.tape import Tape, l2_norm
-from tinyflow.tensor import TapeError, Tensor
+from tinyflow.tape import Tape
+from tinyflow.tensor import TapeError, Tensor, l2_norm
 
 Function: TypeAlias = Callable[..., Tensor]
 

@@ -10,12 +10,15 @@ from typing import Any
 import models
 from models.cifar_resnet import DEPTHS
 from tinyflow.flow.claims import Claim, claims
-from tinyflow.flow.claims_setup import FULL, QUICK
+from tinyflow.flow.claims_setup import FULL, QUICK, train_briefly
 from tinyflow.flow.depth import DepthPoint, depth_sweep
 from tinyflow.flow.probe import FlowError
 from tinyflow.flow.subject import MODES, Settings, as_flow_error, load_data, one_batch
 from tinyflow.train.checkpoint import load_checkpoint
 from tinyflow.train.config import DTYPE
+
+BRIEF = ("plain20", "resnet20", "se_resnet20")
+"""Networks trained on the spot, to judge claims after training."""
 
 
 def sweep(settings: Settings, depths: str, seeds: int) -> list[DepthPoint]:
@@ -50,15 +53,19 @@ def sweep(settings: Settings, depths: str, seeds: int) -> list[DepthPoint]:
 
 
 def judged(
-    settings: Settings, only: list[str] | None, seeds: int, full: bool
+    settings: Settings, only: list[str] | None, seeds: int, full: bool, steps: int = 0
 ) -> list[Claim]:
     """The claims at initial weights and, with a checkpoint, for its network too.
+
+    With `steps` above 0, also for `BRIEF` networks trained for so many steps, per seed.
 
     Raises:
         FlowError: options that cannot be used, in one sentence.
     """
     if seeds < 1:
         raise FlowError(f"--seeds must be 1 or more, not {seeds}")
+    if steps < 0:
+        raise FlowError(f"--train-steps must be 0 or more, not {steps}")
     setup = FULL if full else QUICK
     with as_flow_error():
         if settings.model:
@@ -69,10 +76,16 @@ def judged(
             trained = {told.model: [model.to(dtype=settings.dtype)]}
         data = load_data(settings, settings.dataset or "shapes")
         images, labels = one_batch(settings, data)
+        chosen = range(settings.seed, settings.seed + seeds)
+        for name in BRIEF if steps else ():
+            say(f"training {name} for {steps} steps with {seeds} seeds")
+            nets = [train_briefly(name, data, steps=steps, seed=s) for s in chosen]
+            brief = [net.to(dtype=settings.dtype) for net in nets]
+            trained = {**(trained or {}), name: brief}
         return claims(
             images,
             labels,
-            seeds=range(settings.seed, settings.seed + seeds),
+            seeds=chosen,
             dtype=settings.dtype,
             trained=trained,
             setup=setup,
