@@ -377,6 +377,22 @@ def test_backward_twice_sets_the_same_gradient_and_does_not_accumulate():
     tape.backward(other)
     assert np.allclose(x.grad, np.exp(x.data))
     assert tape["mul"].grad is None
+    assert loss.grad is None and loss.node.norm is None  # where the first one started
+
+
+@pytest.mark.parametrize("retain", ["statistics", "tensors", "edges"])
+def test_a_norm_is_that_of_the_gradient_it_stands_beside(retain):
+    x = leaf(3)
+    with Tape(retain) as tape:
+        y = ops.exp(x)
+        once, thrice = ops.sum(y), ops.sum(y * 2.0) + ops.sum(y)
+    for loss, factor in ((once, 1), (thrice, 3), (once, 1)):
+        tape.backward(loss)
+        assert tape["exp"].norm == pytest.approx(factor * np.sqrt(3))
+        assert x.node.norm == pytest.approx(np.linalg.norm(x.grad))
+    assert x.node.norm != 0
+    x.node.grad = x.grad * 2  # as clipping does
+    assert x.node.norm == pytest.approx(np.linalg.norm(x.grad))
 
 
 def test_release_frees_as_it_goes_and_forbids_a_second_backward():

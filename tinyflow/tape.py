@@ -224,7 +224,6 @@ class Tape:
         keep_edges = self.retain == EDGES
         norms = self.retain in (STATISTICS, TENSORS)  # with edges kept, on demand
         self._forget_gradients()
-        start.norm = None
         if release:
             self._released = True
             if self.retain == LEAVES:
@@ -261,8 +260,6 @@ class Tape:
                 node.pullback = None
         for leaf, g in pending.items():
             leaf.grad = g
-            if norms and leaf.norm is None:
-                leaf.norm = l2_norm(g)
 
     def pullback(
         self,
@@ -427,10 +424,10 @@ class Tape:
 
     def _forget_gradients(self) -> None:
         """Clear what an earlier backward left, so that unused branches hold None."""
-        for node, edges in self.uses.items():
-            node.grad = node.norm = None
-            for edge in edges:
-                edge.grad = edge.norm = None
+        for node in (*self.nodes, *self.uses):  # leaves are in uses alone
+            node.grad = None
+            for edge in node.edges:
+                edge.grad = None
 
 
 _CONSTANT = Node("constant", np.zeros(()), requires_grad=False)

@@ -34,17 +34,26 @@ def l2_norm(array: Array) -> float:
 class _Measured:
     """Something with a gradient, whose norm is noted or computed when asked for."""
 
-    __slots__ = ("_norm", "grad")
+    __slots__ = ("_grad", "_norm")
 
     def __init__(self) -> None:
-        self.grad: Array | None = None
+        self._grad: Array | None = None
         self._norm: float | None = None
+
+    @property
+    def grad(self) -> Array | None:
+        """The gradient; setting it forgets the norm of the one before."""
+        return self._grad
+
+    @grad.setter
+    def grad(self, value: Array | None) -> None:
+        self._grad, self._norm = value, None
 
     @property
     def norm(self) -> float | None:
         """The gradient's L2 norm, from retention level "statistics" on."""
-        if self._norm is None and self.grad is not None:
-            self._norm = l2_norm(self.grad)
+        if self._norm is None and self._grad is not None:
+            self._norm = l2_norm(self._grad)
         return self._norm
 
     @norm.setter

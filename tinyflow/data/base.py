@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -112,3 +113,21 @@ def check_labels(labels: NDArray[np.int64], num_classes: int, where: str) -> Non
             f"{where}: image {wrong[0]} has label {labels[wrong[0]]}, but labels "
             f"must be 0 to {num_classes - 1}; replace the data with a clean copy."
         )
+
+
+def find_file(
+    title: str, data_dir: Path, folder: str, name: str, packed: str, remedy: str
+) -> Path:
+    """Return the path of `name`, plain or with the suffix `packed`.
+
+    It may lie in `data_dir` itself or in its subfolder `folder`; DataError if neither
+    holds it, naming the data set by its `title` and saying the `remedy`.
+    """
+    for place in (data_dir, data_dir / folder):
+        for path in (place / name, place / f"{name}{packed}"):
+            if path.is_file():
+                return path
+    raise DataError(
+        f"The {title} file {name} (or {name}{packed}) is neither in {data_dir} nor in "
+        f"{data_dir / folder}: {remedy}."
+    )

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyflow.data.base import DataError, Dataset, check_labels, check_limit
+from tinyflow.data.base import DataError, Dataset, check_labels, check_limit, find_file
 
 CIFAR10_CLASSES: tuple[str, ...] = (
     "airplane",
@@ -73,7 +73,7 @@ def load_cifar10(
     check_limit(wanted, size, f"cifar10 {split}")
     jobs: list[tuple[Path, int]] = []
     for index, name in enumerate(FILES[split][: -(-wanted // ROWS)]):
-        path = _find(Path(data_dir), name)
+        path = _path(Path(data_dir), name)
         jobs.append((path, min(ROWS, wanted - index * ROWS)))
     # Decompression releases the interpreter lock, so threads share the work.
     with ThreadPoolExecutor(len(jobs)) as pool:
@@ -92,16 +92,9 @@ def load_cifar10(
     )
 
 
-def _find(data_dir: Path, name: str) -> Path:
+def _path(data_dir: Path, name: str) -> Path:
     """Return the path of the file called `name`, or of its .xz form."""
-    for folder in (data_dir, data_dir / FOLDER):
-        for path in (folder / name, folder / f"{name}.xz"):
-            if path.is_file():
-                return path
-    raise DataError(
-        f"The CIFAR-10 file {name} (or {name}.xz) is neither in {data_dir} nor in "
-        f"{data_dir / FOLDER}: {_REMEDY}."
-    )
+    return find_file("CIFAR-10", data_dir, FOLDER, name, ".xz", _REMEDY)
 
 
 def _read_rows(path: Path, rows: int) -> NDArray[np.uint8]:

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyflow.data.base import DataError, Dataset, check_labels, check_limit
+from tinyflow.data.base import DataError, Dataset, check_labels, check_limit, find_file
 
 MNIST_CLASSES: tuple[str, ...] = tuple("0123456789")
 MNIST_MEAN: tuple[float, ...] = (0.1307,)
@@ -57,8 +57,8 @@ def load_mnist(
     if split not in PREFIX:
         raise DataError(f"mnist has no split {split!r}: choose 'train' or 'test'.")
     folder = Path(data_dir)
-    images_path = _find(folder, f"{PREFIX[split]}-images-idx3-ubyte")
-    labels_path = _find(folder, f"{PREFIX[split]}-labels-idx1-ubyte")
+    images_path = _path(folder, f"{PREFIX[split]}-images-idx3-ubyte")
+    labels_path = _path(folder, f"{PREFIX[split]}-labels-idx1-ubyte")
     labels = _read_idx(labels_path, 1).astype(np.int64)
     if limit is not None:
         check_limit(limit, len(labels), f"mnist {split}")
@@ -80,16 +80,9 @@ def load_mnist(
     return data if limit is None else data.limit(limit)
 
 
-def _find(data_dir: Path, name: str) -> Path:
+def _path(data_dir: Path, name: str) -> Path:
     """Return the path of the file called `name`, or of its .gz form."""
-    for folder in (data_dir, data_dir / FOLDER):
-        for path in (folder / name, folder / f"{name}.gz"):
-            if path.is_file():
-                return path
-    raise DataError(
-        f"The MNIST file {name} (or {name}.gz) is neither in {data_dir} nor in "
-        f"{data_dir / FOLDER}: {_REMEDY}."
-    )
+    return find_file("MNIST", data_dir, FOLDER, name, ".gz", _REMEDY)
 
 
 def _read_idx(path: Path, ndim: int) -> NDArray[np.uint8]:

@@ -10,6 +10,7 @@ a term *remains* if its slope lies nearer to 0 than to 1, else it vanishes with 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from tinyflow.flow.blocks import Terms
 from tinyflow.flow.claims_bench import Bench, Reading
@@ -44,16 +45,21 @@ def from_differences(shrunk: list[Shrink]) -> list[Case]:
     ]
 
 
-def plain_equation(bench: Bench) -> Claim | None:
-    """Noh (1), in every block without a shortcut."""
-    names = (*bench.setup.plain, *bench.setup.vgg)
-    readings = bench.readings(*names)
+def conserving(bench: Bench, readings: Sequence[Reading]) -> list[Case]:
+    """A case per block: whether its terms add up within the tolerance."""
     tolerance = TOLERANCE[bench.dtype]
-    cases = [
+    return [
         Case(r.setting, t.closure <= tolerance, {"closure": t.closure, "kind": t.kind})
         for r in readings
         for t in r.terms
     ]
+
+
+def plain_equation(bench: Bench) -> Claim | None:
+    """Noh (1), in every block without a shortcut."""
+    names = (*bench.setup.plain, *bench.setup.vgg)
+    readings = bench.readings(*names)
+    cases = conserving(bench, readings)
     cases += from_differences(bench.shrunk(*bench.setup.plain[:1]))
     return bench.settle(
         "noh1-equation",

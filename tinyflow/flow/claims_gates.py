@@ -8,7 +8,7 @@ argued but measured, as the slope of its size when F shrinks.
 from __future__ import annotations
 
 from tinyflow.flow.claims_bench import Bench
-from tinyflow.flow.claims_blocks import HALF, closures, from_differences
+from tinyflow.flow.claims_blocks import HALF, closures, conserving, from_differences
 from tinyflow.flow.claims_verdict import (
     Case,
     Claim,
@@ -17,18 +17,12 @@ from tinyflow.flow.claims_verdict import (
     medians,
     subsets,
 )
-from tinyflow.flow.probe import TOLERANCE
 
 
 def gate_equation(bench: Bench) -> Claim | None:
     """Noh (3): shortcut, gain and gate, the product rule."""
     readings = bench.readings(*bench.setup.se)
-    tolerance = TOLERANCE[bench.dtype]
-    cases = [
-        Case(r.setting, t.closure <= tolerance, {"closure": t.closure, "kind": t.kind})
-        for r in readings
-        for t in r.terms
-    ]
+    cases = conserving(bench, readings)
     cases += from_differences(bench.shrunk(*bench.setup.se[:1]))
     return bench.settle(
         "noh3-equation",

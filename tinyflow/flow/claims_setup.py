@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from models import MODELS, build_model, full_name
-from tinyflow import Tape, Tensor, nn, ops
+from tinyflow import nn
 from tinyflow.backend import Array
 from tinyflow.data import Dataset, normalize
 from tinyflow.optim import SGD
+from tinyflow.train.step import train_step
 
 
 @dataclass(frozen=True)
@@ -131,11 +132,10 @@ def train_briefly(
     for step in range(steps):
         optimizer.lr = rate * 0.5 * (1 + math.cos(math.pi * step / steps))
         chosen = rng.choice(len(images), min(batch, len(images)), replace=False)
-        with Tape() as tape:
-            logits = model(Tensor(images[chosen].astype("float32")))
-            loss = ops.cross_entropy(logits, labels[chosen])
-        if not math.isfinite(loss.item()):
-            raise FloatingPointError(f"{name}: the loss became {loss.item()}")
-        tape.backward(loss, release=True)
-        optimizer.step()
+        try:
+            train_step(
+                model, images[chosen].astype("float32"), labels[chosen], optimizer
+            )
+        except FloatingPointError as error:
+            raise FloatingPointError(f"{name}: {error}") from None
     return model
