@@ -43,7 +43,7 @@ def ours(name: str, batch: int, size: int, training: bool) -> Callable[[], objec
     optimizer = SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
 
     def step() -> None:
-        with Tape() as tape:
+        with Tape(fuse=True) as tape:
             loss = ops.cross_entropy(model(Tensor(images)), labels)
         tape.backward(loss, release=True)
         optimizer.step()

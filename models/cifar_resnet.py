@@ -67,6 +67,5 @@ class CifarResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (N, C, S, S) → logits (N, num_classes)."""
-        for _, module in self.children():
-            x = module(x)
-        return x
+        y: Tensor = nn.chain((module for _, module in self.children()), x)
+        return y

@@ -53,8 +53,8 @@ class DenseLayer(nn.Module):
     def forward(self, maps: list[Tensor]) -> Tensor:
         """Earlier maps, each (N, Cᵢ, H, W) → (N, k, H, W)."""
         x = ops.concat(maps, dim=1)
-        x = self.conv1(self.relu1(self.norm1(x)))
-        y: Tensor = self.conv2(self.relu2(self.norm2(x)))
+        layers = (module for _, module in self.children())
+        y: Tensor = nn.chain(layers, x)
         return y
 
 
@@ -85,7 +85,8 @@ class Transition(nn.Module):
     def forward(self, maps: list[Tensor]) -> Tensor:
         """Maps of a block → (N, C/2, H/2, W/2)."""
         x = ops.concat(maps, dim=1)
-        y: Tensor = self.pool(self.conv(self.relu(self.norm(x))))
+        layers = (module for _, module in self.children())
+        y: Tensor = nn.chain(layers, x)
         return y
 
 

@@ -11,7 +11,6 @@ import math
 from collections.abc import Callable
 
 from tinyflow import nn, ops
-from tinyflow.tape import mark
 from tinyflow.tensor import Tensor, fork
 
 WIDTHS = (64, 128, 256, 512)  # of the four stages; stages 2 to 4 begin with stride 2
@@ -90,10 +89,8 @@ class BasicBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, cin, H, W) → (N, width, H/stride, W/stride)."""
         residual, shortcut = fork(x, "residual", "shortcut")
-        f = ops.relu(self.bn1(self.conv1(residual)))
-        f = self.se(self.bn2(self.conv2(f)))
-        h = mark(ops.add(f, self.downsample(shortcut)), "H")
-        return ops.relu(h)
+        f = nn.norm_relu(self.bn1, self.conv1(residual))
+        return nn.add_relu(self.bn2, self.conv2(f), self.downsample(shortcut), self.se)
 
 
 class Bottleneck(nn.Module):
@@ -123,11 +120,9 @@ class Bottleneck(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, cin, H, W) → (N, 4 width, H/stride, W/stride)."""
         residual, shortcut = fork(x, "residual", "shortcut")
-        f = ops.relu(self.bn1(self.conv1(residual)))
-        f = ops.relu(self.bn2(self.conv2(f)))
-        f = self.se(self.bn3(self.conv3(f)))
-        h = mark(ops.add(f, self.downsample(shortcut)), "H")
-        return ops.relu(h)
+        f = nn.norm_relu(self.bn1, self.conv1(residual))
+        f = nn.norm_relu(self.bn2, self.conv2(f))
+        return nn.add_relu(self.bn3, self.conv3(f), self.downsample(shortcut), self.se)
 
 
 class PlainBlock(nn.Module):
@@ -151,9 +146,8 @@ class PlainBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, cin, H, W) → (N, width, H/stride, W/stride)."""
-        f = ops.relu(self.bn1(self.conv1(x)))
-        h = mark(self.bn2(self.conv2(f)), "H")
-        return ops.relu(h)
+        f = nn.norm_relu(self.bn1, self.conv1(x))
+        return nn.norm_relu(self.bn2, self.conv2(f), name="H")
 
 
 Block = type[BasicBlock] | type[Bottleneck] | type[PlainBlock]
@@ -219,6 +213,5 @@ class ResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (N, C, S, S) → logits (N, num_classes)."""
-        for _, module in self.children():
-            x = module(x)
-        return x
+        y: Tensor = nn.chain((module for _, module in self.children()), x)
+        return y

@@ -17,7 +17,7 @@ from tinyflow import ops
 from tinyflow.backend import Array, asarray
 from tinyflow.kernels.layout import swap, to_hwnc
 from tinyflow.ops.conv import Padding, Pair, pair
-from tinyflow.tape import active_tape
+from tinyflow.tape import active_tape, fusing, mark
 from tinyflow.tensor import Tensor, fork
 
 Rng: TypeAlias = np.random.Generator | None
@@ -152,7 +152,10 @@ class Module:
 
 
 class Sequential(Module):
-    """Modules run one after the other, named 0, 1, 2 … or by the given names."""
+    """Modules run one after the other, named 0, 1, 2 … or by the given names.
+
+    Where nobody looks, a normalisation and the ReLU behind it run as one.
+    """
 
     def __init__(self, *modules: Module, **named: Module) -> None:
         for i, module in enumerate(modules):
@@ -165,9 +168,8 @@ class Sequential(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Run every child in order."""
-        for module in self:
-            x = module(x)
-        return x
+        y: Tensor = chain(self, x)
+        return y
 
 
 class Identity(Module):
@@ -269,7 +271,9 @@ class BatchNorm2d(Module):
         self.running_var = np.ones(num_features, np.float32)
         self.eps, self.momentum = eps, momentum
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, relu: bool = False, residual: Tensor | None = None
+    ) -> Tensor:
         """(N, C, H, W) → the same shape; training updates the running statistics."""
         return ops.batch_norm(
             x,
@@ -280,6 +284,8 @@ class BatchNorm2d(Module):
             training=self.training,
             momentum=self.momentum,
             eps=self.eps,
+            relu=relu,
+            residual=residual,
         )
 
 
@@ -367,6 +373,47 @@ class SqueezeExcitation(Module):
         z = ops.mean(squeeze, dim=(2, 3), keepdim=True)  # (N, C, 1, 1)
         s = ops.sigmoid(self.fc2(ops.relu(self.fc1(z))))
         return ops.mul(scale, s)
+
+
+def norm_relu(norm: BatchNorm2d, x: Tensor, name: str = "") -> Tensor:
+    """relu(norm(x)), one pass over memory where nobody looks in between.
+
+    `name`, if given, marks norm(x).
+    """
+    if fusing():
+        return norm.forward(x, relu=True)
+    h = norm(x)
+    return ops.relu(mark(h, name) if name else h)
+
+
+def add_relu(
+    norm: BatchNorm2d, x: Tensor, shortcut: Tensor, gate: Module | None = None
+) -> Tensor:
+    """relu(H) with H = gate(norm(x)) + shortcut, marked "H".
+
+    One pass over memory where nobody looks in between and there is no gate.
+    """
+    if (gate is None or isinstance(gate, Identity)) and fusing():
+        return norm.forward(x, relu=True, residual=shortcut)
+    f = norm(x) if gate is None else gate(norm(x))
+    return ops.relu(mark(ops.add(f, shortcut), "H"))
+
+
+def chain(modules: Iterable[Module], x: Any) -> Any:
+    """Run modules in order; where nobody looks, BatchNorm2d and ReLU as one."""
+    waiting: BatchNorm2d | None = None
+    fused = fusing()
+    for module in modules:
+        if waiting is not None and isinstance(module, ReLU):
+            x, waiting = norm_relu(waiting, x), None
+            continue
+        if waiting is not None:
+            x, waiting = waiting(x), None
+        if fused and isinstance(module, BatchNorm2d):
+            waiting = module
+        else:
+            x = module(x)
+    return x if waiting is None else waiting(x)
 
 
 def normal(rng: Rng, shape: Iterable[int], std: float) -> Tensor:

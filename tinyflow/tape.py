@@ -50,6 +50,12 @@ def record(op: str, data: Array, inputs: Sequence[Any], pullback: Pullback) -> T
     return tape._record(op, data, inputs, pullback)
 
 
+def fusing() -> bool:
+    """Whether nobody looks between operators: there is no tape, or one that fuses."""
+    tape = _ACTIVE.get()
+    return tape is None or tape.fuse
+
+
 def mark(x: Tensor, name: str) -> Tensor:
     """Make `x` findable as ``tape["<module path>.<name>"]``; returns `x`."""
     tape = _ACTIVE.get()
@@ -74,14 +80,21 @@ class Tape:
             "statistics": also the norm of every gradient and every message; "tensors":
             every tensor's value and gradient; "edges": every message as well. No level
             changes a value.
+        fuse: let layers put several operators into one where that saves time; what lies
+            between them is then not on the tape. For training loops, with "leaves".
         check: debug mode: recorded values and messages are made read-only (NumPy), so
             that an operator which writes to an array the tape has seen fails at once.
     """
 
-    def __init__(self, retain: str = LEAVES, check: bool = False) -> None:
+    def __init__(
+        self, retain: str = LEAVES, check: bool = False, fuse: bool = False
+    ) -> None:
         if retain not in RETAIN:
             raise ValueError(f"retain must be one of {RETAIN}, not {retain!r}")
+        if fuse and retain != LEAVES:
+            raise ValueError(f"fuse=True hides what retain={retain!r} asks for")
         self.retain = retain
+        self.fuse = fuse
         self.check = check
         self.nodes: list[Node] = []
         self.names: dict[str, Node] = {}

@@ -27,8 +27,12 @@ def to_hwnc(x: Array) -> Array:
 
 
 def to_rows(x: Array) -> Array:
-    """Matrix (H W N, C) of x (N, C, H, W); a view if x is stored as HWNC."""
-    return to_hwnc(x).reshape(-1, x.shape[1])
+    """Matrix (H W N, C) of x (N, C, H, W).
+
+    A view if x is stored as HWNC, or is a slice of the channels of such an array.
+    """
+    rows: Array = swap(x).reshape(-1, x.shape[1])
+    return rows
 
 
 def from_rows(rows: Array, shape: tuple[int, ...]) -> Array:

@@ -19,6 +19,9 @@ from tinyflow.kernels.window import Place, Windows, out_size, windows
 
 Pair = tuple[int, int]
 
+How = tuple[Pair, Pair, tuple[int, ...], Pair, bool]
+"""Kernel, stride, padding, dilation and ceil_mode of a maximum."""
+
 BLOCK_BYTES = 256 << 10
 """Bytes of output per block (one row at least)."""
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tinyflow.backend import Array
-from tinyflow.kernels import conv as kernels
+from tinyflow.kernels.engine import engine
 from tinyflow.kernels.layout import to_rows
 from tinyflow.ops.elementwise import same_dtype
 from tinyflow.tape import record
@@ -79,13 +79,13 @@ def conv2d(
                 f"not fit into {x.shape[2]}x{x.shape[3]} pixels padded by {border}"
             )
     how = (steps, border, holes, groups)
-    y = kernels.conv2d_forward(x, w, *how)
+    y = engine(x).conv2d(x, w, how)
     if b is not None:
         y = y + b.reshape(1, -1, 1, 1)
 
     def pullback(g: Array, need: tuple[bool, ...]) -> list[Array | None]:
-        dx = kernels.conv2d_input_grad(g, w, x.shape, *how) if need[0] else None
-        dw = kernels.conv2d_weight_grad(g, x, w.shape, *how) if need[1] else None
+        dx = engine(g).conv2d_input_grad(g, w, x.shape, how) if need[0] else None
+        dw = engine(g).conv2d_weight_grad(g, x, w.shape, how) if need[1] else None
         if b is None:
             return [dx, dw]
         return [dx, dw, to_rows(g).sum(axis=0) if need[2] else None]

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from tinyflow.backend import Array, array_module
+from tinyflow.kernels.engine import engine
 from tinyflow.tape import record
 from tinyflow.tensor import Tensor, value
 
@@ -109,8 +110,8 @@ def sqrt(input: Tensor) -> Tensor:
 
 def relu(input: Tensor) -> Tensor:
     """Y = max(x, 0);  ∂L/∂x = g where x > 0, else 0 (also at x = 0)."""
-    y = array_module(input.data).maximum(input.data, 0)
-    return record("relu", y, (input,), lambda g, need: (g * (y > 0),))
+    y = engine(input.data).relu(input.data)
+    return record("relu", y, (input,), lambda g, need: (engine(g).relu_grad(g, y),))
 
 
 def relu6(input: Tensor) -> Tensor:

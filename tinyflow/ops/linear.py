@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 from tinyflow.backend import Array
+from tinyflow.kernels.engine import engine
 from tinyflow.ops.elementwise import same_dtype
 from tinyflow.tape import record
 from tinyflow.tensor import Tensor, value
@@ -27,20 +30,27 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if b is not None and b.shape != w.shape[:1]:
         raise ValueError(f"linear: bias {b.shape} needs {w.shape[0]} entries")
     same_dtype("linear", x, w, b)
-    y = x @ w.T
+    y = _product(x, w.T)
     if b is not None:
         y = y + b
 
     def pullback(g: Array, need: tuple[bool, ...]) -> list[Array | None]:
         rows = g.reshape(-1, g.shape[-1])
-        dx = g @ w if need[0] else None
-        dw = rows.T @ x.reshape(-1, x.shape[-1]) if need[1] else None
+        dx = _product(g, w) if need[0] else None
+        dw = _product(rows.T, x.reshape(-1, x.shape[-1])) if need[1] else None
         if b is None:
             return [dx, dw]
         return [dx, dw, rows.sum(axis=0) if need[2] else None]
 
     inputs = (input, weight) if bias is None else (input, weight, bias)
     return record("linear", y, inputs, pullback)
+
+
+def _product(x: Array, w: Array) -> Array:
+    """The product x w over the last axis of x, by the engine."""
+    lead = x.shape[:-1]
+    y = engine(x).product(x.reshape(math.prod(lead), x.shape[-1]), w)
+    return y.reshape(*lead, w.shape[1])
 
 
 def matmul(input: Tensor, other: Tensor) -> Tensor:

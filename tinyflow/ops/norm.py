@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from tinyflow.backend import Array, array_module
-from tinyflow.kernels.layout import from_rows, to_rows
+from tinyflow.kernels.engine import engine
 from tinyflow.ops.elementwise import same_dtype
 from tinyflow.tape import record
 from tinyflow.tensor import Tensor, value
@@ -21,6 +21,8 @@ def batch_norm(
     training: bool = False,
     momentum: float = 0.1,
     eps: float = 1e-5,
+    relu: bool = False,
+    residual: Tensor | None = None,
 ) -> Tensor:
     """Y = γ x̂ + β with x̂ = (x - μ) / √(σ² + ε), per channel (Ioffe & Szegedy 2015).
 
@@ -40,6 +42,9 @@ def batch_norm(
         training: which statistics to use.
         momentum: share of the new batch.
         eps: ε, in the units of x².
+        residual: r, added: y = γ x̂ + β + r, with ∂L/∂r = g. It saves a pass over memory
+            and hides the sum from the tape; so does
+        relu: y = max(γ x̂ + β + r, 0). g is then g where y > 0, else 0, above too.
 
     Raises:
         ValueError: one value per channel in training, missing running statistics in
@@ -62,18 +67,20 @@ def batch_norm(
             )
     same_dtype("batch_norm", x, value(weight), value(bias))
     shape = (*x.shape, 1, 1)[:4]  # (N, C) is an image of one pixel
-    rows = to_rows(x.reshape(shape))
-    m = rows.shape[0]
-    xp = array_module(x)
+    image, extra = x.reshape(shape), None
+    if residual is not None:
+        same_dtype("batch_norm", x, residual.data)
+        if residual.shape != x.shape:
+            raise ValueError(f"batch_norm: residual {residual.shape}, input {x.shape}")
+        extra = residual.data.reshape(shape)
+    m = image.size // max(channels, 1)
     if training:
         if m < 2:
             raise ValueError(
                 f"batch_norm cannot train on one value per channel (input {x.shape}): "
                 "use a larger batch or larger images"
             )
-        mean = column_sum(rows, shape) / m
-        centred = rows - mean
-        var = column_sum(xp.square(centred, out=centred), shape) / m
+        mean, var = engine(x).moments(image)
         if running_mean is not None:
             running_mean *= 1 - momentum
             running_mean += momentum * mean
@@ -84,54 +91,36 @@ def batch_norm(
         if running_mean is None or running_var is None:
             raise ValueError("batch_norm needs running statistics in evaluation mode")
         mean, var = running_mean.astype(x.dtype), running_var.astype(x.dtype)
-    inv_std = 1 / xp.sqrt(var + eps)
+    inv_std = 1 / array_module(x).sqrt(var + eps)
     gamma, beta = value(weight), value(bias)
     gain = inv_std if gamma is None else gamma * inv_std
-    y = rows * gain
-    y += (0 if beta is None else beta) - mean * gain
+    shift = (0 if beta is None else beta) - mean * gain
+    y = engine(x).normalize(image, gain, shift, extra, relu)
+    positive = y if relu else None
 
     def pullback(g: Array, need: tuple[bool, ...]) -> list[Array | None]:
-        grows = to_rows(g.reshape(shape))
-        batch = training and need[0]
-        dbeta = column_sum(grows, shape) if batch or need[-1] else None
-        dgamma = None
-        if batch or (gamma is not None and need[1]):
-            scratch = rows - mean
-            scratch *= grows
-            dgamma = column_sum(scratch, shape) * inv_std
+        run = engine(g)
+        g = g.reshape(shape)
         dx: Array | None = None
+        dbeta, dgamma, g = run.normalize_sums(g, image, mean, positive)
+        dgamma = dgamma * inv_std
         if need[0]:
-            dx = grows * gain
-            if batch:
-                slope = gain * inv_std * dgamma / m  # of (x - μ)
-                scratch = rows * slope
-                dx -= scratch
-                dx += mean * slope - gain * dbeta / m
-            dx = from_rows(dx, shape).reshape(x.shape)
+            slope = gain * inv_std * dgamma / m if training else 0 * gain
+            constant = mean * slope - gain * dbeta / m if training else slope
+            dx = run.normalize_input_grad(g, image, gain, -slope, constant)
+            dx = dx.reshape(x.shape)
         answer = [dx]
         if gamma is not None:
             answer.append(dgamma)
         if beta is not None:
             answer.append(dbeta)
+        if residual is not None:
+            answer.append(g.reshape(x.shape))
         return answer
 
     inputs: list[Any] = [input]
-    inputs += [p for p in (weight, bias) if p is not None]
-    out = from_rows(y, shape).reshape(x.shape)
-    return record("batch_norm", out, inputs, pullback)
-
-
-def column_sum(rows: Array, shape: tuple[int, ...]) -> Array:
-    """Σ over the rows of a (H·W·N, C) matrix, in two levels: per pixel, then samples.
-
-    Two levels keep the float32 rounding of 10⁵ terms at that of a few hundred, and the
-    first runs along contiguous memory.
-    """
-    n, c = shape[:2]
-    if n > 1:
-        rows = rows.reshape(-1, n * c).sum(axis=0).reshape(n, c)
-    total: Array = rows.sum(axis=0)
-    return total
+    inputs += [p for p in (weight, bias, residual) if p is not None]
+    return record("batch_norm", y.reshape(x.shape), inputs, pullback)
 
 
 def dropout(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tinyflow.backend import Array
 from tinyflow.kernels import pool as kernels
+from tinyflow.kernels.engine import engine
 from tinyflow.ops.conv import Pair, pair
 from tinyflow.ops.reduce import mean
 from tinyflow.tape import record
@@ -66,11 +67,11 @@ def max_pool2d(
                 f"the border of {x.shape[2]}x{x.shape[3]} pixels"
             )
     how = (kernel, steps, border, holes, ceil_mode)
-    y, argmax = kernels.max_pool2d_forward(x, *how)
+    y, argmax = engine(x).max_pool2d(x, how)
     shape = x.shape
 
     def pullback(g: Array, need: tuple[bool, ...]) -> tuple[Array]:
-        return (kernels.max_pool2d_input_grad(g, argmax, shape, *how),)
+        return (engine(g).max_pool2d_input_grad(g, argmax, shape, how),)
 
     return record("max_pool2d", y, (input,), pullback)
 

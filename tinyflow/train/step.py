@@ -12,7 +12,7 @@ from tinyflow.backend import Array, array_module, asarray, device_of
 from tinyflow.data import Loader
 from tinyflow.ops import cross_entropy
 from tinyflow.optim import Optimizer, clip_grad_norm, grad_norm
-from tinyflow.tape import EDGES, LEAVES
+from tinyflow.tape import EDGES
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def train_step(
     optimizer.zero_grad()
     parameters = optimizer.parameters.values()
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        with Tape(LEAVES if inspect is None else EDGES) as tape:
+        with Tape(fuse=True) if inspect is None else Tape(EDGES) as tape:
             logits = model(Tensor(images))
             loss = cross_entropy(logits, labels, label_smoothing=label_smoothing)
         if not np.isfinite(mean_loss := loss.item()):
