@@ -1,28 +1,26 @@
 """Optimisers with PyTorch's rules and defaults.
 
-Parameters are updated in place, block by block along their first axis, so that a block
-of the parameter, its gradient and its state stays in the cache and the only temporary
-is one block long. Gradients are only read: two of them may be the same array.
+Parameters are updated in place, all of them in one call of their engine. Gradients are
+only read: two of them may be the same array.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, TypeAlias
+from collections.abc import Iterable, Mapping
+from typing import TypeAlias
 
 import numpy as np
 
 from tinyflow.backend import Array, array_module, asarray, device_of
+from tinyflow.kernels.engine import Engine, Entry, Options, engine
 from tinyflow.tensor import Tensor
 
 Parameters: TypeAlias = Iterable[Tensor] | Iterable[tuple[str, Tensor]]
 
-_BLOCK = 1 << 16  # entries; a few such float32 arrays fit into a core's L2 cache
-
 
 class Optimizer:
-    """What the optimisers share: named parameters, state by slot, and blocks.
+    """What the optimisers share: named parameters, and state by slot.
 
     Args:
         parameters: tensors, or (name, tensor) pairs as ``model.named_parameters()``
@@ -48,7 +46,6 @@ class Optimizer:
                 self.parameters[name] = p
         self.steps: dict[str, int] = {}
         self.state: dict[str, dict[str, Array]] = {}
-        self._scratch: dict[tuple[Any, ...], Array] = {}
 
     def zero_grad(self) -> None:
         """Forget all gradients; one that is not used in the next step stays None."""
@@ -61,6 +58,7 @@ class Optimizer:
         As in PyTorch a parameter without a gradient does not decay, its state does not
         age, and its step is not counted.
         """
+        waiting: dict[Engine, tuple[list[Entry], list[Options]]] = {}
         for name, p in self.parameters.items():
             g = p.grad
             if g is None:
@@ -68,34 +66,24 @@ class Optimizer:
             if name not in self.state:
                 self.state[name] = self._fresh(p.data)
             self.steps[name] = t = self.steps.get(name, 0) + 1
-            arrays = (p.data, g, *self.state[name].values())
-            for block in _blocks(arrays):
-                self._update(t, *block)
+            entries, options = waiting.setdefault(engine(p.data), ([], []))
+            entries.append((p.data, g, *self.state[name].values()))
+            options.append(self._options(t))
+        for run, (entries, options) in waiting.items():
+            self._update(run, entries, options)
 
-    def _update(self, t: int, p: Array, g: Array, *state: Array) -> None:
-        """Update one block in place; `t` counts this parameter's steps from 1."""
+    def _options(self, t: int) -> Options:
+        """The numbers of a parameter's t-th step, t from 1."""
+        raise NotImplementedError
+
+    def _update(
+        self, run: Engine, entries: list[Entry], options: list[Options]
+    ) -> None:
+        """Hand the lists to the engine."""
         raise NotImplementedError
 
     def _fresh(self, p: Array) -> dict[str, Array]:
         return {slot: array_module(p).zeros_like(p) for slot in self.slots}
-
-    def _buffer(self, like: Array, use: int = 0) -> Array:
-        """A scratch array of that shape and dtype; `use` tells several apart."""
-        key = (use, like.dtype, device_of(like))
-        scratch = self._scratch.get(key)
-        if scratch is None or scratch.size < like.size:
-            scratch = array_module(like).empty(max(like.size, 1), like.dtype)
-            self._scratch[key] = scratch
-        return scratch[: like.size].reshape(like.shape)
-
-    def _with_decay(self, p: Array, g: Array, use: int) -> Array:
-        """The sum g + λ p in a scratch array; `g` itself if λ = 0."""
-        if self.weight_decay == 0:
-            return g
-        decayed = self._buffer(p, use)
-        array_module(p).multiply(p, self.weight_decay, out=decayed)
-        decayed += g
-        return decayed
 
     def state_dict(self) -> dict[str, Array]:
         """The state, without options: ``<slot>/<parameter>``, ``steps/<parameter>``."""
@@ -162,18 +150,19 @@ class SGD(Optimizer):
             raise ValueError("nesterov needs a momentum above 0 and dampening 0")
         self.slots = ("momentum",) if momentum else ()
 
-    def _update(self, t: int, p: Array, g: Array, *state: Array) -> None:
-        xp, scratch = array_module(p), self._buffer(p)
-        direction = g = self._with_decay(p, g, use=1)
-        for b in state:  # one, or none without momentum; zero at the first step
-            add = 1 - self.dampening if t > 1 else 1.0
-            b *= self.momentum
-            b += g if add == 1 else xp.multiply(g, add, out=scratch)
-            direction = b
-            if self.nesterov:
-                direction = xp.multiply(b, self.momentum, out=scratch)
-                direction += g
-        p -= xp.multiply(direction, self.lr, out=scratch)
+    def _options(self, t: int) -> Options:
+        return {
+            "lr": self.lr,
+            "decay": self.weight_decay,
+            "momentum": self.momentum,
+            "share": 1 - self.dampening if t > 1 else 1.0,  # the buffer starts as g
+            "nesterov": self.nesterov,
+        }
+
+    def _update(
+        self, run: Engine, entries: list[Entry], options: list[Options]
+    ) -> None:
+        run.sgd(entries, options)
 
 
 class Adam(Optimizer):
@@ -207,25 +196,20 @@ class Adam(Optimizer):
         if not (0 <= beta1 < 1 and 0 <= beta2 < 1):
             raise ValueError(f"betas must lie in [0, 1), not {betas}")
 
-    def _decay(self, p: Array, g: Array) -> Array:
-        return self._with_decay(p, g, use=1)
+    def _options(self, t: int) -> Options:
+        return {
+            "step": t,
+            "lr": self.lr,
+            "betas": self.betas,
+            "eps": self.eps,
+            "decay": self.weight_decay,
+            "shrink": 1.0,
+        }
 
-    def _update(self, t: int, p: Array, g: Array, *state: Array) -> None:
-        xp, scratch = array_module(p), self._buffer(p)
-        (m, v), (beta1, beta2) = state, self.betas
-        g = self._decay(p, g)
-        m *= beta1
-        m += xp.multiply(g, 1 - beta1, out=scratch)
-        v *= beta2
-        xp.multiply(g, g, out=scratch)
-        scratch *= 1 - beta2
-        v += scratch
-        xp.sqrt(v, out=scratch)
-        scratch /= math.sqrt(1 - beta2**t)
-        scratch += self.eps
-        xp.divide(m, scratch, out=scratch)
-        scratch *= self.lr / (1 - beta1**t)
-        p -= scratch
+    def _update(
+        self, run: Engine, entries: list[Entry], options: list[Options]
+    ) -> None:
+        run.adam(entries, options)
 
 
 class AdamW(Adam):
@@ -245,9 +229,9 @@ class AdamW(Adam):
     ) -> None:
         super().__init__(parameters, lr, betas, eps, weight_decay)
 
-    def _decay(self, p: Array, g: Array) -> Array:
-        p *= 1 - self.lr * self.weight_decay
-        return g
+    def _options(self, t: int) -> Options:
+        shrink = 1 - self.lr * self.weight_decay
+        return {**super()._options(t), "decay": 0.0, "shrink": shrink}
 
 
 def grad_norm(parameters: Iterable[Tensor]) -> float:
@@ -275,17 +259,6 @@ def clip_grad_norm(parameters: Iterable[Tensor], max_norm: float) -> float:
             if p.grad is not None:
                 p.node.grad = p.grad * scale
     return norm
-
-
-def _blocks(arrays: tuple[Array, ...]) -> Iterator[tuple[Array, ...]]:
-    """The same rows of every array, views of about _BLOCK entries; all on a GPU."""
-    p = arrays[0]
-    if p.size <= _BLOCK or array_module(p) is not np:
-        yield arrays
-    else:
-        rows = max(1, _BLOCK * len(p) // p.size)
-        for start in range(0, len(p), rows):
-            yield tuple(a[start : start + rows] for a in arrays)
 
 
 def _at_least_zero(name: str, number: float) -> float:

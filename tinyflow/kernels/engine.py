@@ -8,13 +8,22 @@ Operators ask :func:`engine` for the one that suits an array and know nothing el
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import Any, TypeAlias
+
+import numpy as np
+
 from tinyflow.backend import Array, array_module
-from tinyflow.kernels import conv, norm, pool
+from tinyflow.kernels import conv, norm, pool, update
 
 How = tuple[conv.Pair, conv.Border, conv.Pair, int]
 """Stride, padding, dilation and groups of a convolution."""
 
 Shape = tuple[int, ...]
+Entry: TypeAlias = tuple[Array, ...]
+Options: TypeAlias = dict[str, Any]
 
 
 class Engine:
@@ -89,10 +98,65 @@ class Engine:
         """See :func:`tinyflow.kernels.pool.max_pool2d_input_grad`."""
         return pool.max_pool2d_input_grad(g, argmax, x_shape, *how)
 
+    def add(self, a: Array, b: Array) -> Array:
+        """The sum a + b of two arrays of one shape."""
+        return a + b
+
+    def sgd(self, entries: list[Entry], options: Sequence[Options]) -> None:
+        """One step of SGD on all parameters, in place.
+
+        Args:
+            entries: (parameter, gradient) or (parameter, gradient, momentum buffer).
+            options: of each, the keywords of :func:`tinyflow.kernels.update.sgd`.
+        """
+        for (p, g, *b), how in zip(entries, options, strict=True):
+            update.sgd(p, g, b[0] if b else None, **how)
+
+    def adam(self, entries: list[Entry], options: Sequence[Options]) -> None:
+        """One step of Adam or AdamW on all parameters, in place.
+
+        Args:
+            entries: (parameter, gradient, m, v).
+            options: of each, the keywords of :func:`tinyflow.kernels.update.adam`.
+        """
+        for (p, g, m, v), how in zip(entries, options, strict=True):
+            update.adam(p, g, m, v, **how)
+
 
 PLAIN = Engine()
+_forced: list[Engine] = []
 
 
 def engine(x: Array) -> Engine:
-    """The engine for an array like `x`."""
+    """The engine for an array like `x`.
+
+    float32 on the CPU: the C kernels if they have been built. All else, float64 above
+    all: plain array code.
+    """
+    if _forced:
+        return _forced[-1]
+    if isinstance(x, np.ndarray):
+        return _compiled() if x.dtype == np.float32 else PLAIN
     return PLAIN
+
+
+@contextmanager
+def forced(choice: Engine) -> Iterator[None]:
+    """Use `choice` for every array, to compare engines."""
+    _forced.append(choice)
+    try:
+        yield
+    finally:
+        _forced.pop()
+
+
+@cache
+def _compiled() -> Engine:
+    from tinyflow.native.library import load  # what it imports depends on this file
+
+    library, _ = load()
+    if library is None:
+        return PLAIN
+    from tinyflow.native.engine import NativeEngine
+
+    return NativeEngine(library)

@@ -1,0 +1,1 @@
+"""Optional C kernels: built by ``python -m tinyflow.native``, never required."""

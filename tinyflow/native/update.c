@@ -1,0 +1,99 @@
+/* Elementwise passes over flat arrays: ReLU, its gradient, sums, and the optimisers. */
+#include <math.h>
+
+#include "pool.h"
+#include "vec.h"
+
+#define BLOCK 16384 /* entries */
+
+typedef struct {
+  float *p, *m, *v;
+  const float *g;
+  long size;
+  const float *o; /* options */
+} pass;
+
+#define EACH(index, size)                                            \
+  long from = (index) * BLOCK, to = from + BLOCK < (size) ? from + BLOCK : (size); \
+  for (long i = from; i < to; i++)
+
+static void each_block(task_fn f, const pass *p) {
+  run_tasks(f, p, (p->size + BLOCK - 1) / BLOCK);
+}
+
+static void relu(const void *job, long index) {
+  const pass *p = job;
+  EACH(index, p->size) p->p[i] = p->g[i] <= 0 ? 0 : p->g[i];
+}
+
+/* y = 0 where x <= 0, else x: a NaN stays one. */
+void tinyflow_relu(const float *x, float *y, long size) {
+  pass p = {.p = y, .g = x, .size = size};
+  each_block(relu, &p);
+}
+
+static void relu_grad(const void *job, long index) {
+  const pass *p = job;
+  EACH(index, p->size) p->p[i] = p->m[i] > 0 ? p->g[i] : 0;
+}
+
+/* dx = g where y > 0, else 0. */
+void tinyflow_relu_grad(const float *g, const float *y, float *dx, long size) {
+  pass p = {.p = dx, .m = (float *)y, .g = g, .size = size};
+  each_block(relu_grad, &p);
+}
+
+static void add(const void *job, long index) {
+  const pass *p = job;
+  EACH(index, p->size) p->p[i] = p->m[i] + p->g[i];
+}
+
+/* y = a + b. */
+void tinyflow_add(const float *a, const float *b, float *y, long size) {
+  pass p = {.p = y, .m = (float *)a, .g = b, .size = size};
+  each_block(add, &p);
+}
+
+/* o: learning rate, weight decay, momentum, 1 - dampening (1 at the first step), Nesterov
+   or not. */
+static void sgd(const void *job, long index) {
+  const pass *q = job;
+  float lr = q->o[0], decay = q->o[1], momentum = q->o[2], share = q->o[3];
+  int nesterov = q->o[4] != 0;
+  if (q->m == NULL) {
+    EACH(index, q->size) q->p[i] -= lr * (q->g[i] + decay * q->p[i]);
+  } else {
+    EACH(index, q->size) {
+      float g = q->g[i] + decay * q->p[i], b = momentum * q->m[i] + share * g;
+      q->m[i] = b;
+      q->p[i] -= lr * (nesterov ? g + momentum * b : b);
+    }
+  }
+}
+
+void tinyflow_sgd(float *p, const float *g, float *momentum, long size,
+                  const float *options) {
+  pass q = {.p = p, .m = momentum, .g = g, .size = size, .o = options};
+  each_block(sgd, &q);
+}
+
+/* o: step size lr / (1 - β₁ᵗ), decay in the gradient, factor of p, β₁, β₂,
+   1 / √(1 - β₂ᵗ), ε. */
+static void adam(const void *job, long index) {
+  const pass *q = job;
+  float step = q->o[0], decay = q->o[1], keep = q->o[2], beta1 = q->o[3],
+        beta2 = q->o[4], correction = q->o[5], eps = q->o[6];
+  EACH(index, q->size) {
+    float p = keep * q->p[i], g = q->g[i] + decay * p;
+    float m = beta1 * q->m[i] + (1 - beta1) * g;
+    float v = beta2 * q->v[i] + (1 - beta2) * g * g;
+    q->m[i] = m, q->v[i] = v;
+    q->p[i] = p - step * m / (sqrtf(v) * correction + eps);
+  }
+}
+
+void tinyflow_adam(float *p, const float *g, float *m, float *v, long size,
+                   const float *options) {
+  pass q = {.p = p, .m = m, .v = v, .g = g, .size = size, .o = options};
+  each_block(adam, &q);
+}

@@ -1,0 +1,82 @@
+/* Vectors of VL floats, in the compiler's own notation, and the one inner loop.
+
+   VL is the width of the machine's registers; nothing else depends on the machine. */
+#ifndef TINYFLOW_VEC_H
+#define TINYFLOW_VEC_H
+
+#include <stddef.h>
+#include <string.h>
+
+#if defined(__AVX512F__)
+#define VL 16
+#define ROWS_WIDE 12 /* rows of a tile two vectors wide: 24 accumulators of 32 */
+#define ROWS_SLIM 16 /* of a tile one vector wide */
+#elif defined(__AVX__)
+#define VL 8
+#define ROWS_WIDE 6 /* 12 accumulators of 16 */
+#define ROWS_SLIM 8
+#else
+#define VL 4
+#define ROWS_WIDE 6
+#define ROWS_SLIM 8
+#endif
+#define NR (2 * VL) /* columns of a wide tile */
+
+typedef float vec __attribute__((vector_size(4 * VL)));
+typedef int ivec __attribute__((vector_size(4 * VL)));
+typedef float uvec __attribute__((vector_size(4 * VL), aligned(4), may_alias));
+typedef int uivec __attribute__((vector_size(4 * VL), aligned(4), may_alias));
+
+#define INLINE static inline __attribute__((always_inline))
+
+INLINE vec load(const float *p) { return *(const uvec *)p; }
+INLINE void store(float *p, vec v) { *(uvec *)p = v; }
+
+/* VL rows of VL floats, transposed in place. */
+INLINE void transpose(vec *v) {
+#if defined(__clang__)
+  float t[VL][VL];
+  for (int i = 0; i < VL; i++)
+    for (int j = 0; j < VL; j++) t[j][i] = v[i][j];
+  memcpy(v, t, sizeof t);
+#else /* log2(VL) perfect shuffles */
+  ivec low = {0}, high = {0};
+  for (int i = 0; i < VL; i++) {
+    low[i] = i / 2 + (i % 2) * VL;
+    high[i] = low[i] + VL / 2;
+  }
+  vec t[VL];
+  for (int step = VL; step > 1; step /= 2) {
+    for (int i = 0; i < VL / 2; i++) {
+      t[2 * i] = __builtin_shuffle(v[i], v[i + VL / 2], low);
+      t[2 * i + 1] = __builtin_shuffle(v[i], v[i + VL / 2], high);
+    }
+    memcpy(v, t, sizeof t);
+  }
+#endif
+}
+
+/* acc[i][j] += Σ_d a_i[d] b[d][j] for `mr` rows a_i = a + i lda and nv vectors of
+   columns; b is packed, nv VL floats per d. mr and nv are constants at each call. */
+INLINE void accumulate(const int mr, const int nv, vec acc[][2], const float *a,
+                       ptrdiff_t lda, const float *b, ptrdiff_t depth) {
+  const float *row[6];
+#pragma GCC unroll 6
+  for (int i = 0; i < 6; i++)
+    if (3 * i < mr) row[i] = a + 3 * i * lda;
+  for (ptrdiff_t d = 0; d < depth; d++) {
+    vec b0 = load(b), b1;
+    if (nv == 2) b1 = load(b + VL);
+    b += nv * VL;
+#pragma GCC unroll 18
+    for (int i = 0; i < mr; i++) {
+      float s = row[i / 3][(i % 3) * lda];
+      acc[i][0] += s * b0;
+      if (nv == 2) acc[i][1] += s * b1;
+    }
+#pragma GCC unroll 6
+    for (int i = 0; i < 6; i++)
+      if (3 * i < mr) row[i]++;
+  }
+}
+#endif
