@@ -13,12 +13,20 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from tinyflow import __version__, flow
+from tinyflow.backend import choose_device, explain
 from tinyflow.flow import compare as sides
 from tinyflow.flow import figures, report, tables
 from tinyflow.flow.claims import to_rows
 from tinyflow.flow.options import shared
 from tinyflow.flow.series import described, judged, say, sweep
-from tinyflow.flow.subject import FOUR, Settings, Subject, conditions, look
+from tinyflow.flow.subject import (
+    FOUR,
+    Settings,
+    Subject,
+    as_flow_error,
+    conditions,
+    look,
+)
 
 app = typer.Typer(
     add_completion=False,
@@ -57,6 +65,10 @@ def analysis(what: str, settings: Settings, output: Path | None) -> Iterator[Ana
     try:
         settings.validate()
         report.check_output(output)
+        if what != "training":  # which reads a file and computes nothing
+            with as_flow_error():
+                device, reason = choose_device(settings.device)
+            print(f"device: {device} ({reason})")
         stem = "-".join((what, *(settings.model if len(settings.model) == 1 else ())))
         with report.folder(output, stem) as folder:
             work = Analysis(settings, folder)
@@ -76,10 +88,12 @@ def analysis(what: str, settings: Settings, output: Path | None) -> Iterator[Ana
             folder.json("summary.json", head | work.content)
     except flow.FlowError as error:
         fail(str(error), 2)
-    except MemoryError:
-        fail("not enough memory: choose a smaller --batch-size or network", 2)
     except KeyboardInterrupt:
         fail("interrupted; nothing was written", 130)
+    except Exception as error:
+        if (sentence := explain(error)) is None:
+            raise
+        fail(sentence, 2)
     print(
         f"largest closure error {worst:.1e}, allowed {allowed:.0e} ({settings.dtype})"
     )

@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 
 import models
-from tinyflow.backend import DeviceError
+from tinyflow.backend import DeviceError, explain
 from tinyflow.data import DataError
 from tinyflow.flow import FlowError
 from tinyflow.flow.trace import TraceWriter
@@ -73,6 +73,15 @@ def main(
         int, typer.Option(help="Of weights, order and dropout.")
     ] = DEFAULT.seed,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = DEFAULT.device,
+    precision: Annotated[
+        str, typer.Option(help="float32; on a GPU also tf32 or bfloat16.")
+    ] = DEFAULT.precision,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="On a GPU: the same bits each time.")
+    ] = DEFAULT.deterministic,
+    capture: Annotated[
+        bool, typer.Option("--capture/--no-capture", help="On a GPU: replay the step.")
+    ] = DEFAULT.capture,
     limit_train: Annotated[
         int | None, typer.Option(help="Use only so many training images.")
     ] = None,
@@ -113,10 +122,12 @@ def main(
         fail(str(error), 2)
     except (DataError, DeviceError, FlowError, TrainError) as error:
         fail(str(error), 1)
-    except MemoryError:
-        fail("not enough memory: choose a smaller --batch-size or network", 1)
     except KeyboardInterrupt:
         fail("interrupted before the first step; nothing was written", 130)
+    except Exception as error:
+        if (sentence := explain(error)) is None:
+            raise
+        fail(sentence, 1)
     finish(result)
 
 

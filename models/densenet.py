@@ -1,7 +1,7 @@
 """DenseNet-BC (Huang et al. 2017, arXiv:1608.06993).
 
 Table 1 of the paper, growth rate k = 32; DenseNet-121 is the fourth network of Noh
-2021, Table A1. Each layer concatenates the *list* of earlier maps, so every (source →
+2021, Table A1. Each layer reads the *stack* of earlier maps, so every (source →
 consumer) pair is an edge of its own. Parameter names are torchvision's. Initial weights
 are He-normal with fan-in, as there.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 
 from tinyflow import nn, ops
+from tinyflow.ops.stack import ChannelStack
 from tinyflow.tape import mark
 from tinyflow.tensor import Tensor
 
@@ -50,11 +51,10 @@ class DenseLayer(nn.Module):
         self.relu2 = nn.ReLU()
         self.conv2 = conv(BOTTLENECK * GROWTH, GROWTH, 3, rng)
 
-    def forward(self, maps: list[Tensor]) -> Tensor:
+    def forward(self, maps: ChannelStack) -> Tensor:
         """Earlier maps, each (N, Cᵢ, H, W) → (N, k, H, W)."""
-        x = ops.concat(maps, dim=1)
-        layers = (module for _, module in self.children())
-        y: Tensor = nn.chain(layers, x)
+        x = self.conv1(nn.stack_norm_relu(self.norm1, maps, self.relu1))
+        y: Tensor = nn.chain((self.norm2, self.relu2, self.conv2), x)
         return y
 
 
@@ -64,10 +64,11 @@ class DenseBlock(nn.Module):
     def __init__(self, cin: int, layers: int, rng: nn.Rng) -> None:
         for i in range(layers):
             setattr(self, f"denselayer{i + 1}", DenseLayer(cin + i * GROWTH, rng))
+        self.channels = cin + layers * GROWTH
 
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """(N, C, H, W) → the list of maps; whoever reads it concatenates it."""
-        maps = [mark(x, "x0")]
+    def forward(self, x: Tensor) -> ChannelStack:
+        """(N, C, H, W) → the maps; whoever reads them sees the concatenation."""
+        maps = ChannelStack(mark(x, "x0"), self.channels)
         for i, (_, layer) in enumerate(self.children()):
             maps.append(mark(layer(maps), f"x{i + 1}"))
         return maps
@@ -82,11 +83,10 @@ class Transition(nn.Module):
         self.conv = conv(cin, cout, 1, rng)
         self.pool = nn.AvgPool2d(2)
 
-    def forward(self, maps: list[Tensor]) -> Tensor:
+    def forward(self, maps: ChannelStack) -> Tensor:
         """Maps of a block → (N, C/2, H/2, W/2)."""
-        x = ops.concat(maps, dim=1)
-        layers = (module for _, module in self.children())
-        y: Tensor = nn.chain(layers, x)
+        x = nn.stack_norm_relu(self.norm, maps, self.relu)
+        y: Tensor = self.pool(self.conv(x))
         return y
 
 
@@ -111,13 +111,10 @@ class Features(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, S, S) → (N, channels, S/32, S/32)."""
-        state: Tensor | list[Tensor] = x
-        for _, module in self.children():
-            if module is self.norm5 and isinstance(state, list):
-                state = ops.concat(state, dim=1)
-            state = module(state)
-        assert isinstance(state, Tensor)
-        return state
+        *layers, last = (module for _, module in self.children())
+        maps: ChannelStack = nn.chain(layers, x)
+        y: Tensor = last(maps.read(), False, None, maps.moments)
+        return y
 
 
 class DenseNet(nn.Module):

@@ -1,8 +1,14 @@
 """Settings every test shares; HYPOTHESIS_PROFILE=thorough searches longer."""
 
 import os
+from collections.abc import Iterator
 
+import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.cupy_array import Machine
+from tests.cupy_standin import install
+from tinyflow.kernels.engine import PLAIN, forced
 
 settings.register_profile(
     "ci",
@@ -19,3 +25,10 @@ settings.register_profile(
     max_examples=1000,
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
+    """A pretended GPU behind ``import cupy``, and plain kernels on both sides."""
+    with forced(PLAIN):
+        yield install(monkeypatch)

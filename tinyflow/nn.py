@@ -14,9 +14,12 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from tinyflow import ops
-from tinyflow.backend import Array, asarray
+from tinyflow.backend import Array, asarray, device_of
+from tinyflow.kernels.engine import engine
+from tinyflow.kernels.hooks import Moments
 from tinyflow.kernels.layout import swap, to_hwnc
 from tinyflow.ops.conv import Padding, Pair, pair
+from tinyflow.ops.stack import ChannelStack
 from tinyflow.tape import active_tape, fusing, mark
 from tinyflow.tensor import Tensor, fork
 
@@ -116,6 +119,7 @@ class Module:
                     continue
                 moved = data if device is None else asarray(data, device)
                 moved = moved if dtype is None else moved.astype(dtype)
+                moved = engine(moved).store(moved)
                 if isinstance(attribute, Tensor):
                     moved = Tensor(moved, attribute.requires_grad, attribute.node.name)
                 setattr(module, name, moved)
@@ -148,7 +152,7 @@ class Module:
                     f"{array.shape}"
                 )
         for name, array in own.items():
-            array[...] = state[name]
+            array[...] = asarray(state[name], device_of(array))
 
 
 class Sequential(Module):
@@ -272,7 +276,11 @@ class BatchNorm2d(Module):
         self.eps, self.momentum = eps, momentum
 
     def forward(
-        self, x: Tensor, relu: bool = False, residual: Tensor | None = None
+        self,
+        x: Tensor,
+        relu: bool = False,
+        residual: Tensor | None = None,
+        moments: Moments | None = None,
     ) -> Tensor:
         """(N, C, H, W) → the same shape; training updates the running statistics."""
         return ops.batch_norm(
@@ -286,6 +294,7 @@ class BatchNorm2d(Module):
             eps=self.eps,
             relu=relu,
             residual=residual,
+            moments=moments,
         )
 
 
@@ -384,6 +393,14 @@ def norm_relu(norm: BatchNorm2d, x: Tensor, name: str = "") -> Tensor:
         return norm.forward(x, relu=True)
     h = norm(x)
     return ops.relu(mark(h, name) if name else h)
+
+
+def stack_norm_relu(norm: BatchNorm2d, maps: ChannelStack, relu: Module) -> Tensor:
+    """relu(norm([x₀ | x₁ | …])): each map is read where it lies and measured once."""
+    if fusing():
+        return norm.forward(maps.read(), True, None, maps.moments)
+    y: Tensor = relu(norm(maps.read(), False, None, maps.moments))
+    return y
 
 
 def add_relu(

@@ -8,6 +8,7 @@ in the same order. The tape knows nothing of any operator: an operator hands
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -17,8 +18,9 @@ from typing import Any
 import numpy as np
 
 from tinyflow import sweep
-from tinyflow.backend import Array, array_module
-from tinyflow.tensor import Edge, Node, Pullback, TapeError, Tensor, l2_norm
+from tinyflow.backend import Array, array_module, numbers
+from tinyflow.kernels.engine import engine
+from tinyflow.tensor import Edge, Node, Pullback, TapeError, Tensor, square
 
 LEAVES, STATISTICS, TENSORS, EDGES = "leaves", "statistics", "tensors", "edges"
 RETAIN = (LEAVES, STATISTICS, TENSORS, EDGES)
@@ -243,6 +245,7 @@ class Tape:
                 self.names.clear()
                 self.uses.clear()
             del self.nodes[start.index + 1 :]
+        squares: dict[Node | Edge, Array] = {}  # of norms; read at the end, at once
         pending: dict[Node, Array] = {start: seed}
         own: set[Node] = set()  # sums made here: the only arrays added to in place
         for index in range(start.index, -1, -1):
@@ -250,22 +253,28 @@ class Tape:
             g = pending.pop(node, None)
             own.discard(node)
             if g is not None:
-                self._retain(node, g)
+                if self._keeps_values:
+                    node.grad = g
+                if norms and node not in squares:
+                    squares[node] = square(g)
                 for edge, message in reversed(self.messages(node, g, node.need)):
                     if keep_edges:
                         edge.grad = message
                     there = pending.get(edge.producer)
                     if norms:
-                        edge.norm = l2_norm(message)
+                        squares[edge] = size = square(message)
                         # A single message is the gradient, and so is its norm.
-                        edge.producer.norm = edge.norm if there is None else None
+                        if there is None:
+                            squares[edge.producer] = size
+                        else:
+                            squares.pop(edge.producer, None)
                     if there is None:
                         pending[edge.producer] = message
                     elif edge.producer in own:
-                        there += message
+                        engine(there).add(there, message, out=there)
                         pending[edge.producer] = there
                     else:
-                        pending[edge.producer] = there + message
+                        pending[edge.producer] = engine(there).add(there, message)
                         own.add(edge.producer)
                     del message, there
                 del g
@@ -273,6 +282,10 @@ class Tape:
                 node.pullback = None
         for leaf, g in pending.items():
             leaf.grad = g
+            if norms and leaf not in squares:
+                squares[leaf] = square(g)
+        for part, found in zip(squares, numbers(*squares.values()), strict=True):
+            part.norm = math.sqrt(found)
 
     def pullback(
         self,
@@ -390,16 +403,19 @@ class Tape:
         """
         if self.retain != EDGES:
             raise TapeError('conservation is checked on a Tape(retain="edges")')
-        errors: dict[str, float] = {}
+        sizes: dict[str, tuple[Array, Array]] = {}
         for node, edges in self.uses.items():
             total: Array | None = None
             for edge in reversed(edges):
                 if edge.grad is not None:
                     total = edge.grad if total is None else total + edge.grad
             if node.grad is not None and total is not None:
-                size = l2_norm(node.grad) or 1.0
-                errors[node.name] = l2_norm(node.grad - total) / size
-        return errors
+                sizes[node.name] = square(node.grad - total), square(node.grad)
+        found = iter(numbers(*(size for pair in sizes.values() for size in pair)))
+        return {
+            name: math.sqrt(missed) / (math.sqrt(size) or 1.0)
+            for name, missed, size in zip(sizes, found, found, strict=True)
+        }
 
     # --- helpers -------------------------------------------------------------------
 
@@ -428,12 +444,6 @@ class Tape:
                 f"not {cotangent.dtype}{cotangent.shape}"
             )
         return node, cotangent
-
-    def _retain(self, node: Node, g: Array) -> None:
-        if self._keeps_values:
-            node.grad = g
-        elif self.retain == STATISTICS and node.norm is None:
-            node.norm = l2_norm(g)
 
     def _forget_gradients(self) -> None:
         """Clear what an earlier backward left, so that unused branches hold None."""

@@ -7,12 +7,13 @@ producer, and what the consumer sent back through it is the edge's gradient.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from tinyflow.backend import Array, array_module
+from tinyflow.backend import Array
 
 Pullback: TypeAlias = Callable[[Array, tuple[bool, ...]], Sequence[Array | None]]
 """``pullback(g, need)``: the cotangent of the output to one message per input slot.
@@ -25,10 +26,19 @@ class TapeError(RuntimeError):
     """A question the tape cannot answer; the message says why and what to do."""
 
 
-def l2_norm(array: Array) -> float:
-    """‖array‖₂, read in the order in which it lies in memory."""
+def square(array: Array) -> Array:
+    """‖array‖₂², a single number that stays where `array` is.
+
+    Read in the order in which it lies in memory.
+    """
     flat = array.ravel(order="K")
-    return float(array_module(flat).sqrt(flat @ flat))
+    result: Array = flat @ flat
+    return result
+
+
+def l2_norm(array: Array) -> float:
+    """‖array‖₂; on a GPU this waits for it, see :func:`square`."""
+    return math.sqrt(float(square(array)))
 
 
 class _Measured:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from models import build_model
 from tinyflow import nn
-from tinyflow.backend import Array
+from tinyflow.backend import Array, device_of
 from tinyflow.flow.blocks import block_terms, find_blocks
 from tinyflow.flow.counterfactual import first_weight
 from tinyflow.flow.probe import FlowError, norm, probe
@@ -134,7 +134,7 @@ def depth_sweep(
                     image_size=images.shape[2],
                     in_channels=images.shape[1],
                     seed=seed,
-                ).to(dtype=dtype)
+                ).to(device_of(x), dtype)
                 points.append(
                     measure_depth(model, kind, depth, seed, x, labels, training)
                 )

@@ -9,6 +9,7 @@ from typing import Any
 
 import models
 from models.cifar_resnet import DEPTHS
+from tinyflow.backend import asarray, choose_device
 from tinyflow.flow.claims import Claim, claims
 from tinyflow.flow.claims_setup import FULL, QUICK, train_briefly
 from tinyflow.flow.depth import DepthPoint, depth_sweep
@@ -41,6 +42,7 @@ def sweep(settings: Settings, depths: str, seeds: int) -> list[DepthPoint]:
     with as_flow_error():
         data = load_data(settings, settings.dataset or "shapes")
         images, labels = one_batch(settings, data)
+        images = asarray(images, choose_device(settings.device)[0])
         return depth_sweep(
             sorted(set(chosen)),
             seeds=range(settings.seed, settings.seed + seeds),
@@ -76,6 +78,7 @@ def judged(
             trained = {told.model: [model.to(dtype=settings.dtype)]}
         data = load_data(settings, settings.dataset or "shapes")
         images, labels = one_batch(settings, data)
+        images = asarray(images, choose_device(settings.device)[0])
         chosen = range(settings.seed, settings.seed + seeds)
         for name in BRIEF if steps else ():
             say(f"training {name} for {steps} steps with {seeds} seeds")

@@ -139,7 +139,7 @@ def look(settings: Settings, name: str = "") -> Subject:
         seen = probe(
             model,
             asarray(images, device),
-            asarray(labels, device),
+            labels,
             training=settings.mode == "train",
         )
     return Subject(

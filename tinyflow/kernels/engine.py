@@ -17,6 +17,8 @@ import numpy as np
 
 from tinyflow.backend import Array, array_module
 from tinyflow.kernels import conv, norm, pool, update
+from tinyflow.kernels.hooks import Hooks
+from tinyflow.kernels.layout import swap, to_rows
 
 How = tuple[conv.Pair, conv.Border, conv.Pair, int]
 """Stride, padding, dilation and groups of a convolution."""
@@ -26,14 +28,22 @@ Entry: TypeAlias = tuple[Array, ...]
 Options: TypeAlias = dict[str, Any]
 
 
-class Engine:
+class Engine(Hooks):
     """Plain array code."""
 
     name = "numpy"
 
-    def conv2d(self, x: Array, w: Array, how: How) -> Array:
-        """See :func:`tinyflow.kernels.conv.conv2d_forward`."""
-        return conv.conv2d_forward(x, w, *how)
+    def empty(self, shape: Shape, like: Array) -> Array:
+        """A new (N, C, H, W) array in this engine's memory order, like `like`."""
+        n, c, h, w = shape
+        return swap(array_module(like).empty((h, w, n, c), like.dtype))
+
+    def conv2d(self, x: Array, w: Array, how: How, bias: Array | None = None) -> Array:
+        """See :func:`tinyflow.kernels.conv.conv2d_forward`; plus one bias a channel."""
+        y = conv.conv2d_forward(x, w, *how)
+        if bias is not None:
+            y += bias.reshape(1, -1, 1, 1)
+        return y
 
     def conv2d_input_grad(self, g: Array, w: Array, x_shape: Shape, how: How) -> Array:
         """See :func:`tinyflow.kernels.conv.conv2d_input_grad`."""
@@ -42,11 +52,6 @@ class Engine:
     def conv2d_weight_grad(self, g: Array, x: Array, w_shape: Shape, how: How) -> Array:
         """See :func:`tinyflow.kernels.conv.conv2d_weight_grad`."""
         return conv.conv2d_weight_grad(g, x, w_shape, *how)
-
-    def product(self, a: Array, b: Array) -> Array:
-        """Matrix product a b of two 2-d arrays in any memory order."""
-        result: Array = a @ b
-        return result
 
     def moments(self, x: Array) -> tuple[Array, Array]:
         """See :func:`tinyflow.kernels.norm.moments`."""
@@ -98,9 +103,14 @@ class Engine:
         """See :func:`tinyflow.kernels.pool.max_pool2d_input_grad`."""
         return pool.max_pool2d_input_grad(g, argmax, x_shape, *how)
 
-    def add(self, a: Array, b: Array) -> Array:
-        """The sum a + b of two arrays of one shape."""
-        return a + b
+    def channel_sum(self, g: Array) -> Array:
+        """Σ over all but the channels of (N, C, H, W)."""
+        return norm.column_sum(to_rows(g), g.shape[0])
+
+    def add(self, a: Array, b: Array, out: Array | None = None) -> Array:
+        """The sum a + b of two arrays of one shape, new or written to `out`."""
+        y: Array = array_module(a).add(a, b, out=out)
+        return y
 
     def sgd(self, entries: list[Entry], options: Sequence[Options]) -> None:
         """One step of SGD on all parameters, in place.
@@ -130,14 +140,14 @@ _forced: list[Engine] = []
 def engine(x: Array) -> Engine:
     """The engine for an array like `x`.
 
-    float32 on the CPU: the C kernels if they have been built. All else, float64 above
-    all: plain array code.
+    float32 on the CPU: the C kernels if they have been built; float32 and bfloat16 on a
+    GPU: its kernels. All else, float64 above all: plain array code.
     """
     if _forced:
         return _forced[-1]
     if isinstance(x, np.ndarray):
         return _compiled() if x.dtype == np.float32 else PLAIN
-    return PLAIN
+    return _cuda() if x.dtype.name in ("float32", "bfloat16") else PLAIN
 
 
 @contextmanager
@@ -148,6 +158,13 @@ def forced(choice: Engine) -> Iterator[None]:
         yield
     finally:
         _forced.pop()
+
+
+@cache
+def _cuda() -> Engine:
+    from tinyflow.kernels.cuda.engine import cuda_engine
+
+    return cuda_engine()
 
 
 @cache

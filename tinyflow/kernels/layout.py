@@ -31,7 +31,8 @@ def to_rows(x: Array) -> Array:
 
     A view if x is stored as HWNC, or is a slice of the channels of such an array.
     """
-    rows: Array = swap(x).reshape(-1, x.shape[1])
+    n, c, h, w = x.shape
+    rows: Array = swap(x).reshape(h * w * n, c)
     return rows
 
 

@@ -44,9 +44,12 @@ static void pack(float *panel, const float *w, long c, long k, long k0, int nv,
       vec block[VL];
       for (int j = 0; j < VL; j++) {
         long column = j0 * VL + j;
+        const float *row = w + (k0 + column) * c + d0;
         block[j] = (vec){0};
-        if (column < columns)
-          memcpy(&block[j], w + (k0 + column) * c + d0, depth * sizeof(float));
+        if (column < columns && depth == VL)
+          block[j] = load(row);
+        else if (column < columns)
+          memcpy(&block[j], row, depth * sizeof(float));
       }
       transpose(block);
       for (long d = 0; d < depth; d++)

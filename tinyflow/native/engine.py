@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 
@@ -37,14 +38,13 @@ _SIGNATURES = {  # p pointer, l long, i int; a trailing > says that a long is re
     "tinyflow_normalize_input_grad": "pplppppll",
     "tinyflow_relu": "ppl",
     "tinyflow_relu_grad": "pppl",
-    "tinyflow_add": "pppl",
+    "tinyflow_add": "plplplll",
     "tinyflow_max_pool": "ppplpp",
     "tinyflow_max_pool_grad": "ppplpp",
     "tinyflow_sgd": "ppplp",
     "tinyflow_adam": "pppplp",
 }
 _TYPES = {"p": ctypes.c_void_p, "l": ctypes.c_long, "i": ctypes.c_int}
-_BLOCK = 512  # rows per partial sum, BLOCK of norm.c
 
 
 class NativeEngine(Engine):
@@ -59,16 +59,17 @@ class NativeEngine(Engine):
             function.argtypes = [_TYPES[s] for s in signature.rstrip(">")]
             function.restype = ctypes.c_long if signature.endswith(">") else None
 
-    def conv2d(self, x: Array, w: Array, how: How) -> Array:
+    def conv2d(self, x: Array, w: Array, how: How, bias: Array | None = None) -> Array:
         """Convolution; see :meth:`Engine.conv2d`."""
         if not _takes(x, w, how):
-            return super().conv2d(x, w, how)
+            return super().conv2d(x, w, how, bias)
         xb, wb = to_hwnc(x), to_hwnc(w)
         v, h = _axes(x.shape, w.shape, how)
         n, c, k = x.shape[0], x.shape[1], w.shape[0]
+        b = None if bias is None else _per_channel(bias)
         y = np.empty((v.out, h.out, n, k), np.float32)
         self.library.tinyflow_conv(
-            _at(xb), _at(wb), None, _at(y), n, c, k, _ref(v), _ref(h), 1
+            _at(xb), _at(wb), _at(b), _at(y), n, c, k, _ref(v), _ref(h), 1
         )
         self._check()
         return swap(y)
@@ -132,10 +133,9 @@ class NativeEngine(Engine):
             return super().moments(x)
         m, c = rows.shape
         mean, var = np.empty(c, np.float32), np.empty(c, np.float32)
-        sums = np.empty((_blocks(m), 2, c))
-        stride = rows.strides[0] // 4
+        sums = np.empty((2, c))
         self.library.tinyflow_moments(
-            _at(rows), m, c, stride, _at(sums), _at(mean), _at(var)
+            _at(rows), m, c, _step(rows), _at(sums), _at(mean), _at(var)
         )
         return mean, var
 
@@ -155,7 +155,7 @@ class NativeEngine(Engine):
         extra = None if residual is None else np.ascontiguousarray(to_rows(residual))
         self.library.tinyflow_normalize(
             _at(rows),
-            rows.strides[0] // 4,
+            _step(rows),
             *(_at(_per_channel(s)) for s in (scale, shift)),
             _at(extra),
             int(relu),
@@ -176,11 +176,11 @@ class NativeEngine(Engine):
         yb = None if y is None else np.ascontiguousarray(to_rows(y))
         masked = None if y is None else np.empty((m, c), np.float32)
         sum_g, sum_gx = np.empty(c, np.float32), np.empty(c, np.float32)
-        sums = np.empty((_blocks(m), 2, c))
+        sums = np.empty((2, c))
         self.library.tinyflow_normalize_sums(
             _at(gb),
             _at(rows),
-            rows.strides[0] // 4,
+            _step(rows),
             _at(_per_channel(mean)),
             _at(yb),
             _at(masked),
@@ -204,7 +204,7 @@ class NativeEngine(Engine):
         self.library.tinyflow_normalize_input_grad(
             _at(gb),
             _at(rows),
-            rows.strides[0] // 4,
+            _step(rows),
             *(_at(_per_channel(s)) for s in (a, b, c)),
             _at(dx),
             *rows.shape,
@@ -227,13 +227,44 @@ class NativeEngine(Engine):
         self.library.tinyflow_relu_grad(_at(g), _at(y), _at(dx), y.size)
         return dx
 
-    def add(self, a: Array, b: Array) -> Array:
-        """See :meth:`Engine.add`."""
-        y = np.empty_like(a)
-        if not _alike(a, b, y):
-            return super().add(a, b)
-        self.library.tinyflow_add(_at(a), _at(b), _at(y), y.size)
+    def channel_sum(self, g: Array) -> Array:
+        """See :meth:`Engine.channel_sum`; one pass."""
+        return self.normalize_sums(g, g, _zeros(g.shape[1]))[0]
+
+    def add(self, a: Array, b: Array, out: Array | None = None) -> Array:
+        """See :meth:`Engine.add`; channels of a wider map are added where they lie."""
+        y = np.empty_like(a) if out is None else out
+        if _alike(a, b, y):
+            n = a.size
+            self.library.tinyflow_add(_at(a), n, _at(b), n, _at(y), n, 1, n)
+            return y
+        y = self.empty(a.shape, a) if out is None and a.ndim == 4 else y
+        found = [_rows_in_place(z) for z in (a, b, y)]
+        places = [v for m in found if m is not None for v in (_at(m), _step(m))]
+        if len(places) < 6 or a.shape != b.shape:
+            return super().add(a, b, out)
+        self.library.tinyflow_add(*places, y.size // y.shape[1], y.shape[1])
         return y
+
+    def gate(self, x: Array, s: Array) -> Array:
+        """See :meth:`Engine.gate`: a normalisation of N C columns."""
+        flat, scale = _columns(x), _columns(s)
+        if flat is None or scale is None:
+            return super().gate(x, s)
+        y = self.normalize(flat, scale.reshape(-1), _zeros(scale.size))
+        return y.reshape(x.shape)
+
+    def gate_grad(
+        self, g: Array, x: Array, s: Array, need: tuple[bool, ...]
+    ) -> tuple[Array | None, Array | None]:
+        """See :meth:`Engine.gate_grad`."""
+        gf, xf, scale = _columns(g), _columns(x), _columns(s)
+        if gf is None or xf is None or scale is None:
+            return super().gate_grad(g, x, s, need)
+        zero = _zeros(scale.size)
+        dx = self.normalize(gf, scale.reshape(-1), zero)
+        ds = self.normalize_sums(gf, xf, zero)[1]
+        return dx.reshape(x.shape), ds.reshape(s.shape)
 
     def max_pool2d(self, x: Array, how: pool.How) -> tuple[Array, Array]:
         """See :func:`tinyflow.kernels.pool.max_pool2d_forward`."""
@@ -306,7 +337,46 @@ class NativeEngine(Engine):
 
 def _at(array: Array | None) -> int | None:
     """Address of the first entry."""
-    return None if array is None else array.__array_interface__["data"][0]
+    return None if array is None else _address(array)
+
+
+def _slow_address(array: Array) -> int:
+    where: int = array.__array_interface__["data"][0]
+    return where
+
+
+def _fast_address(array: Array) -> int:
+    """The pointer behind the object's head: a step asks thousands of times."""
+    where = ctypes.c_void_p.from_address(id(array) + object.__basicsize__).value
+    return where or 0
+
+
+_probe = np.zeros(1)
+_address = _slow_address
+if _fast_address(_probe) == _slow_address(_probe):  # true of CPython
+    _address = _fast_address
+
+
+@cache
+def _zeros(n: int) -> Array:
+    return np.zeros(n, np.float32)
+
+
+def _columns(x: Array) -> Array | None:
+    """(N, C, H, W) as (1, N C, H, W): a view, or None if x is not stored so."""
+    xb = swap(x)
+    if not xb.flags.c_contiguous:
+        return None
+    h, w, n, c = xb.shape
+    return swap(xb.reshape(h, w, 1, n * c))
+
+
+def _rows_in_place(x: Array) -> Array | None:
+    """The matrix of :func:`to_rows`, or None if that would be a copy."""
+    if x.ndim != 4 or x.dtype != np.float32 or not x.size:
+        return None
+    rows = to_rows(x)
+    return rows if rows.strides[1] == 4 and np.may_share_memory(rows, x) else None
 
 
 def _ref(axis: _Axis) -> object:
@@ -361,18 +431,27 @@ def _rows(x: Array) -> Array | None:
     return rows
 
 
+def _step(rows: Array) -> int:
+    """Floats from one row to the next."""
+    return rows.strides[0] // 4
+
+
 def _per_channel(s: Array) -> Array:
     return np.ascontiguousarray(s, np.float32)
-
-
-def _blocks(rows: int) -> int:
-    return -(-rows // _BLOCK)
 
 
 def _alike(*arrays: Array) -> bool:
     """Whether the arrays are float32 and lie in memory alike, without gaps."""
     first = arrays[0]
+    places = _strides(first)
+    if not (first.flags.forc or (first.ndim == 4 and swap(first).flags.c_contiguous)):
+        return False
     return all(
-        a.dtype == np.float32 and a.shape == first.shape and a.strides == first.strides
+        a.dtype == np.float32 and a.shape == first.shape and _strides(a) == places
         for a in arrays
     )
+
+
+def _strides(a: Array) -> list[int]:
+    """The strides that matter: those of axes longer than 1."""
+    return [step for step, n in zip(a.strides, a.shape, strict=True) if n > 1]

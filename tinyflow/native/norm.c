@@ -1,82 +1,91 @@
 /* Normalisation and its gradients on a (rows, channels) matrix, a channel a column.
 
    x may be a slice of a wider buffer: its rows are ldx apart, all others lie close. Sums
-   are taken in fixed blocks of rows, in float within a block and in double over the
-   blocks, so that they do not depend on the number of threads. */
+   are taken in blocks of rows that depend on the matrix alone, in float within a block
+   and in double over the blocks: the number of threads changes nothing. */
 #include <math.h>
 
 #include "pool.h"
 #include "vec.h"
 
-#define BLOCK 512 /* rows */
+#define TOGETHER 8 /* rows added up in registers before a sum in memory is touched */
 
 typedef struct {
   const float *g, *x, *y, *mean, *a, *b, *c;
-  float *out;
-  double *sums; /* blocks x (2, channels) */
-  long rows, channels, ldx;
+  float *out, *sums; /* blocks x (2, channels) */
+  long rows, channels, ldx, block;
   int relu;
 } norm;
 
-INLINE long blocks(long rows) { return (rows + BLOCK - 1) / BLOCK; }
+/* Rows of a block: about 32 k entries, a multiple of TOGETHER. */
+static long block_rows(long channels) {
+  long rows = 32768 / channels & -TOGETHER;
+  return rows < TOGETHER ? TOGETHER : rows;
+}
+
+INLINE long blocks(const norm *p) { return (p->rows + p->block - 1) / p->block; }
 
 INLINE vec where_positive(vec v, vec y) { return (vec)((ivec)v & (y > (vec){0})); }
 
 INLINE vec relu(vec v) { return (vec)((ivec)v & ~(v <= (vec){0})); } /* NaN stays */
 
-/* One vector of channels over the rows of a block: Σ (x - k) and Σ (x - k)². */
+/* Runs f over all blocks; first and second: the two sums of each channel. */
+static int add_up(norm *p, task_fn f, double *first, double *second) {
+  long c = p->channels;
+  p->sums = workspace(2, blocks(p) * 2 * c * sizeof(float));
+  if (p->sums == NULL) return -1;
+  run_tasks(f, p, blocks(p));
+  memset(first, 0, c * sizeof(double));
+  memset(second, 0, c * sizeof(double));
+  for (long i = 0; i < blocks(p); i++)
+    for (long j = 0; j < c; j++)
+      first[j] += p->sums[2 * i * c + j], second[j] += p->sums[(2 * i + 1) * c + j];
+  return 0;
+}
+
+/* One block's Σ (x - k) and Σ (x - k)², k being the first row. */
 static void moments_block(const void *job, long index) {
   const norm *p = job;
-  long from = index * BLOCK, to = from + BLOCK < p->rows ? from + BLOCK : p->rows;
-  double *first = p->sums + index * 2 * p->channels, *second = first + p->channels;
-  long j = 0;
-  for (; j + VL <= p->channels; j += VL) {
-    vec s[4] = {{0}}, q[4] = {{0}}, k = load(p->x + j);
-    long r = from;
-    const float *x = p->x + r * p->ldx + j;
-    for (; r + 4 <= to; r += 4, x += 4 * p->ldx)
-#pragma GCC unroll 4
-      for (int i = 0; i < 4; i++) {
-        vec d = load(x + i * p->ldx) - k;
-        s[i] += d, q[i] += d * d;
+  long from = index * p->block, c = p->channels;
+  long to = from + p->block < p->rows ? from + p->block : p->rows;
+  float *first = p->sums + 2 * index * c, *second = first + c;
+  memset(first, 0, 2 * c * sizeof(float));
+  for (long r = from; r < to; r += TOGETHER) {
+    long count = to - r < TOGETHER ? to - r : TOGETHER, j = 0;
+    const float *x = p->x + r * p->ldx;
+    for (; j + VL <= c; j += VL) {
+      vec s = load(first + j), q = load(second + j), k = load(p->x + j);
+      for (long i = 0; i < count; i++) {
+        vec d = load(x + i * p->ldx + j) - k;
+        s += d, q += d * d;
       }
-    for (; r < to; r++, x += p->ldx) {
-      vec d = load(x) - k;
-      s[0] += d, q[0] += d * d;
+      store(first + j, s), store(second + j, q);
     }
-    for (int l = 0; l < VL; l++) {
-      first[j + l] = (double)s[0][l] + s[1][l] + s[2][l] + s[3][l];
-      second[j + l] = (double)q[0][l] + q[1][l] + q[2][l] + q[3][l];
-    }
-  }
-  for (; j < p->channels; j++) {
-    double s = 0, q = 0;
-    for (long r = from; r < to; r++) {
-      double d = (double)p->x[r * p->ldx + j] - p->x[j];
-      s += d, q += d * d;
-    }
-    first[j] = s, second[j] = q;
+    for (; j < c; j++)
+      for (long i = 0; i < count; i++) {
+        float d = x[i * p->ldx + j] - p->x[j];
+        first[j] += d, second[j] += d * d;
+      }
   }
 }
 
 /* Mean and variance (1/M) of each channel, about the first row so that a mean far above
-   the deviation costs no digits. `sums` has room for blocks x 2 x channels doubles. */
+   the deviation costs no digits. `sums` has room for 2 x channels. */
 void tinyflow_moments(const float *x, long rows, long channels, long ldx, double *sums,
                       float *mean, float *var) {
-  norm p = {.x = x, .sums = sums, .rows = rows, .channels = channels, .ldx = ldx};
-  run_tasks(moments_block, &p, blocks(rows));
+  norm p = {.x = x, .rows = rows, .channels = channels, .ldx = ldx,
+            .block = block_rows(channels)};
+  if (add_up(&p, moments_block, sums, sums + channels)) return;
   for (long j = 0; j < channels; j++) {
-    double s = 0, q = 0;
-    for (long i = 0; i < blocks(rows); i++)
-      s += sums[i * 2 * channels + j], q += sums[(i * 2 + 1) * channels + j];
-    s /= rows, q = q / rows - s * s;
+    double s = sums[j] / rows, q = sums[channels + j] / rows - s * s;
     mean[j] = (float)(x[j] + s), var[j] = (float)(q > 0 ? q : 0);
   }
 }
 
 static void normalize_block(const void *job, long index) {
   const norm *p = job;
-  long from = index * BLOCK, to = from + BLOCK < p->rows ? from + BLOCK : p->rows;
+  long from = index * p->block;
+  long to = from + p->block < p->rows ? from + p->block : p->rows;
   for (long r = from; r < to; r++) {
     const float *x = p->x + r * p->ldx, *g = p->g + r * p->channels;
     float *y = p->out + r * p->channels;
@@ -99,59 +108,58 @@ void tinyflow_normalize(const float *x, long ldx, const float *scale, const floa
                         const float *residual, int relu, float *y, long rows,
                         long channels) {
   norm p = {.g = residual, .x = x, .a = scale, .c = shift, .out = y, .rows = rows,
-            .channels = channels, .ldx = ldx, .relu = relu};
-  run_tasks(normalize_block, &p, blocks(rows));
+            .channels = channels, .ldx = ldx, .block = block_rows(channels),
+            .relu = relu};
+  run_tasks(normalize_block, &p, blocks(&p));
 }
 
-/* Σ g and Σ g (x - mean); g is masked by y and written out if y is given. */
+/* One block's Σ g and Σ g (x - mean), g masked by y and written out if y is given. */
 static void sums_block(const void *job, long index) {
   const norm *p = job;
-  long from = index * BLOCK, to = from + BLOCK < p->rows ? from + BLOCK : p->rows;
-  double *first = p->sums + index * 2 * p->channels, *second = first + p->channels;
-  long c = p->channels, j = 0;
-  for (; j + VL <= c; j += VL) {
-    vec s[2] = {{0}}, q[2] = {{0}}, mean = load(p->mean + j);
-    for (long r = from; r < to; r++) {
-      vec g = load(p->g + r * c + j);
-      if (p->y != NULL) {
-        g = where_positive(g, load(p->y + r * c + j));
-        store(p->out + r * c + j, g);
+  long from = index * p->block, c = p->channels;
+  long to = from + p->block < p->rows ? from + p->block : p->rows;
+  float *first = p->sums + 2 * index * c, *second = first + c;
+  memset(first, 0, 2 * c * sizeof(float));
+  for (long r = from; r < to; r += TOGETHER) {
+    long count = to - r < TOGETHER ? to - r : TOGETHER, j = 0;
+    const float *x = p->x + r * p->ldx;
+    for (; j + VL <= c; j += VL) {
+      vec s = load(first + j), q = load(second + j), mean = load(p->mean + j);
+      for (long i = 0; i < count; i++) {
+        long at = (r + i) * c + j;
+        vec g = load(p->g + at);
+        if (p->y != NULL) {
+          g = where_positive(g, load(p->y + at));
+          store(p->out + at, g);
+        }
+        s += g, q += g * (load(x + i * p->ldx + j) - mean);
       }
-      s[r & 1] += g, q[r & 1] += g * (load(p->x + r * p->ldx + j) - mean);
+      store(first + j, s), store(second + j, q);
     }
-    for (int l = 0; l < VL; l++) {
-      first[j + l] = (double)s[0][l] + s[1][l];
-      second[j + l] = (double)q[0][l] + q[1][l];
-    }
-  }
-  for (; j < c; j++) {
-    double s = 0, q = 0;
-    for (long r = from; r < to; r++) {
-      float g = p->g[r * c + j];
-      if (p->y != NULL) p->out[r * c + j] = g = p->y[r * c + j] > 0 ? g : 0;
-      s += g, q += (double)g * (p->x[r * p->ldx + j] - p->mean[j]);
-    }
-    first[j] = s, second[j] = q;
+    for (; j < c; j++)
+      for (long i = 0; i < count; i++) {
+        long at = (r + i) * c + j;
+        float g = p->g[at];
+        if (p->y != NULL) p->out[at] = g = p->y[at] > 0 ? g : 0;
+        first[j] += g, second[j] += g * (x[i * p->ldx + j] - p->mean[j]);
+      }
   }
 }
 
 void tinyflow_normalize_sums(const float *g, const float *x, long ldx, const float *mean,
                              const float *y, float *masked, double *sums, float *sum_g,
                              float *sum_gx, long rows, long channels) {
-  norm p = {.g = g, .x = x, .y = y, .mean = mean, .out = masked, .sums = sums,
-            .rows = rows, .channels = channels, .ldx = ldx};
-  run_tasks(sums_block, &p, blocks(rows));
-  for (long j = 0; j < channels; j++) {
-    double s = 0, q = 0;
-    for (long i = 0; i < blocks(rows); i++)
-      s += sums[i * 2 * channels + j], q += sums[(i * 2 + 1) * channels + j];
-    sum_g[j] = (float)s, sum_gx[j] = (float)q;
-  }
+  norm p = {.g = g, .x = x, .y = y, .mean = mean, .out = masked, .rows = rows,
+            .channels = channels, .ldx = ldx, .block = block_rows(channels)};
+  if (add_up(&p, sums_block, sums, sums + channels)) return;
+  for (long j = 0; j < channels; j++)
+    sum_g[j] = (float)sums[j], sum_gx[j] = (float)sums[channels + j];
 }
 
 static void input_grad_block(const void *job, long index) {
   const norm *p = job;
-  long from = index * BLOCK, to = from + BLOCK < p->rows ? from + BLOCK : p->rows;
+  long from = index * p->block;
+  long to = from + p->block < p->rows ? from + p->block : p->rows;
   for (long r = from; r < to; r++) {
     const float *x = p->x + r * p->ldx, *g = p->g + r * p->channels;
     float *dx = p->out + r * p->channels;
@@ -168,6 +176,6 @@ void tinyflow_normalize_input_grad(const float *g, const float *x, long ldx,
                                    const float *a, const float *b, const float *c,
                                    float *dx, long rows, long channels) {
   norm p = {.g = g, .x = x, .a = a, .b = b, .c = c, .out = dx, .rows = rows,
-            .channels = channels, .ldx = ldx};
-  run_tasks(input_grad_block, &p, blocks(rows));
+            .channels = channels, .ldx = ldx, .block = block_rows(channels)};
+  run_tasks(input_grad_block, &p, blocks(&p));
 }

@@ -34,7 +34,10 @@ void tinyflow_relu(const float *x, float *y, long size) {
 
 static void relu_grad(const void *job, long index) {
   const pass *p = job;
-  EACH(index, p->size) p->p[i] = p->m[i] > 0 ? p->g[i] : 0;
+  EACH(index, p->size) {
+    float g = p->g[i]; /* read in any case: then this is a loop of vectors */
+    p->p[i] = p->m[i] > 0 ? g : 0;
+  }
 }
 
 /* dx = g where y > 0, else 0. */
@@ -43,15 +46,38 @@ void tinyflow_relu_grad(const float *g, const float *y, float *dx, long size) {
   each_block(relu_grad, &p);
 }
 
+typedef struct {
+  const float *a, *b;
+  float *y;
+  long lda, ldb, ldy, rows, cols, block;
+} sum;
+
 static void add(const void *job, long index) {
-  const pass *p = job;
-  EACH(index, p->size) p->p[i] = p->m[i] + p->g[i];
+  const sum *p = job;
+  long from = index * p->block;
+  long to = from + p->block < p->rows ? from + p->block : p->rows;
+  for (long r = from; r < to; r++) {
+    const float *a = p->a + r * p->lda, *b = p->b + r * p->ldb;
+    float *y = p->y + r * p->ldy;
+    for (long i = 0; i < p->cols; i++) y[i] = a[i] + b[i];
+  }
 }
 
-/* y = a + b. */
-void tinyflow_add(const float *a, const float *b, float *y, long size) {
-  pass p = {.p = y, .m = (float *)a, .g = b, .size = size};
-  each_block(add, &p);
+static void add_flat(const void *job, long index) {
+  const sum *p = job;
+  EACH(index, p->cols) p->y[i] = p->a[i] + p->b[i];
+}
+
+/* y = a + b, row by row; rows are lda, ldb and ldy apart. */
+void tinyflow_add(const float *a, long lda, const float *b, long ldb, float *y, long ldy,
+                  long rows, long cols) {
+  if (rows < 1 || cols < 1) return;
+  long block = cols < BLOCK ? BLOCK / cols : 1;
+  sum p = {a, b, y, lda, ldb, ldy, rows, cols, block};
+  if (rows == 1)
+    run_tasks(add_flat, &p, (cols + BLOCK - 1) / BLOCK);
+  else
+    run_tasks(add, &p, (rows + block - 1) / block);
 }
 
 /* o: learning rate, weight decay, momentum, 1 - dampening (1 at the first step), Nesterov

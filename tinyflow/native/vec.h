@@ -40,18 +40,24 @@ INLINE void transpose(vec *v) {
     for (int j = 0; j < VL; j++) t[j][i] = v[i][j];
   memcpy(v, t, sizeof t);
 #else /* log2(VL) perfect shuffles */
-  ivec low = {0}, high = {0};
-  for (int i = 0; i < VL; i++) {
-    low[i] = i / 2 + (i % 2) * VL;
-    high[i] = low[i] + VL / 2;
-  }
-  vec t[VL];
+#if VL == 16
+  const ivec low = {0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23};
+#elif VL == 8
+  const ivec low = {0, 8, 1, 9, 2, 10, 3, 11};
+#else
+  const ivec low = {0, 4, 1, 5};
+#endif
+  const ivec high = low + VL / 2;
+#pragma GCC unroll 4
   for (int step = VL; step > 1; step /= 2) {
+    vec t[VL];
+#pragma GCC unroll 8
     for (int i = 0; i < VL / 2; i++) {
       t[2 * i] = __builtin_shuffle(v[i], v[i + VL / 2], low);
       t[2 * i + 1] = __builtin_shuffle(v[i], v[i + VL / 2], high);
     }
-    memcpy(v, t, sizeof t);
+#pragma GCC unroll 16
+    for (int i = 0; i < VL; i++) v[i] = t[i];
   }
 #endif
 }

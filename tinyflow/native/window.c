@@ -1,10 +1,10 @@
 /* Maximum pooling. A pixel is n c floats in a row, so that a window is a maximum of whole
    rows; backward gathers, so that no two threads write to the same pixel. */
-#include <math.h>
 #include <stdint.h>
 
 #include "conv.h"
 #include "pool.h"
+#include "vec.h"
 
 typedef struct {
   const float *x;
@@ -14,23 +14,38 @@ typedef struct {
   axis v, h;
 } window;
 
+typedef uint8_t bytes __attribute__((vector_size(VL), aligned(1), may_alias));
+
 static void max_row(const void *job, long oy) {
   const window *p = job;
   for (long ox = 0; ox < p->h.out; ox++) {
-    long at = (oy * p->h.out + ox) * p->size;
-    float *y = p->y + at;
-    uint8_t *tap = p->tap + at;
-    int seen = 0;
-    for (long t = 0; t < p->v.kernel * p->h.kernel; t++) {
+    const float *x[256];
+    int taps[256], met = 0;
+    for (int t = 0; t < p->v.kernel * p->h.kernel; t++) {
       long iy = meets(&p->v, oy, t / p->h.kernel), ix = meets(&p->h, ox, t % p->h.kernel);
       if (iy < 0 || ix < 0) continue;
-      const float *x = p->x + (iy * p->h.in + ix) * p->size;
-      for (long i = 0; i < p->size; i++) { /* the first maximum wins, NaN over all */
-        int better = !seen || x[i] > y[i] || x[i] != x[i];
-        y[i] = better ? x[i] : y[i];
-        tap[i] = better ? (uint8_t)t : tap[i];
+      x[met] = p->x + (iy * p->h.in + ix) * p->size;
+      taps[met++] = t;
+    }
+    float *y = p->y + (oy * p->h.out + ox) * p->size;
+    uint8_t *tap = p->tap + (oy * p->h.out + ox) * p->size;
+    long i = 0;
+    for (; i + VL <= p->size; i += VL) { /* the first maximum wins, NaN over all */
+      vec best = load(x[0] + i);
+      ivec from = (ivec){0} + taps[0];
+      for (int m = 1; m < met; m++) {
+        vec v = load(x[m] + i);
+        ivec better = (v > best) | (v != v), now = (ivec){0} + taps[m];
+        best = (vec)(((ivec)v & better) | ((ivec)best & ~better));
+        from = (now & better) | (from & ~better);
       }
-      seen = 1;
+      store(y + i, best);
+      *(bytes *)(tap + i) = __builtin_convertvector(from, bytes);
+    }
+    for (; i < p->size; i++) {
+      y[i] = x[0][i], tap[i] = taps[0];
+      for (int m = 1; m < met; m++)
+        if (x[m][i] > y[i] || x[m][i] != x[m][i]) y[i] = x[m][i], tap[i] = taps[m];
     }
   }
 }
@@ -53,7 +68,10 @@ static void gather_row(const void *job, long iy) {
       long at = (oy * p->h.in + ox) * p->size;
       const float *g = p->x + at;
       const uint8_t *tap = p->tap + at;
-      for (long i = 0; i < p->size; i++) dx[i] += tap[i] == t ? g[i] : 0;
+      for (long i = 0; i < p->size; i++) {
+        float from = g[i]; /* read in any case: then this is a loop of vectors */
+        dx[i] += tap[i] == t ? from : 0;
+      }
     }
   }
 }

@@ -7,8 +7,7 @@ from typing import Any
 
 from tinyflow.backend import Array
 from tinyflow.kernels.engine import engine
-from tinyflow.kernels.layout import to_rows
-from tinyflow.ops.elementwise import same_dtype
+from tinyflow.ops.elementwise import fits_parameters
 from tinyflow.tape import record
 from tinyflow.tensor import Tensor, value
 
@@ -69,7 +68,7 @@ def conv2d(
         )
     if b is not None and b.shape != w.shape[:1]:
         raise ValueError(f"conv2d: bias {b.shape} needs {w.shape[0]} entries")
-    same_dtype("conv2d", x, w, b)
+    fits_parameters("conv2d", x, w, b)
     steps, holes = pair(stride, "stride", 1), pair(dilation, "dilation", 1)
     border = _border(padding, w.shape[2:], steps, holes)
     for size, k, d, before in zip(x.shape[2:], w.shape[2:], holes, (0, 2), strict=True):
@@ -79,16 +78,15 @@ def conv2d(
                 f"not fit into {x.shape[2]}x{x.shape[3]} pixels padded by {border}"
             )
     how = (steps, border, holes, groups)
-    y = engine(x).conv2d(x, w, how)
-    if b is not None:
-        y = y + b.reshape(1, -1, 1, 1)
+    w = engine(x).weight(w, x)
+    y = engine(x).conv2d(x, w, how, b)
 
     def pullback(g: Array, need: tuple[bool, ...]) -> list[Array | None]:
         dx = engine(g).conv2d_input_grad(g, w, x.shape, how) if need[0] else None
         dw = engine(g).conv2d_weight_grad(g, x, w.shape, how) if need[1] else None
         if b is None:
             return [dx, dw]
-        return [dx, dw, to_rows(g).sum(axis=0) if need[2] else None]
+        return [dx, dw, engine(g).channel_sum(g) if need[2] else None]
 
     inputs = (input, weight) if bias is None else (input, weight, bias)
     return record("conv2d", y, inputs, pullback)

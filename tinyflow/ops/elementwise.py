@@ -26,6 +26,17 @@ def same_dtype(op: str, *operands: Any) -> None:
         )
 
 
+def fits_parameters(op: str, x: Array, *parameters: Any) -> None:
+    """Like :func:`same_dtype`, but float32 parameters may meet bfloat16 values.
+
+    Only on an engine for mixed precision: elsewhere dtypes are never mixed.
+    """
+    if x.dtype.name == "bfloat16" and engine(x).mixed:
+        same_dtype(op, np.float32(0), *parameters)
+    else:
+        same_dtype(op, x, *parameters)
+
+
 def _number(x: Any) -> Any:
     """NumPy scalars as Python numbers, which do not promote float32 to float64."""
     return x.item() if isinstance(x, np.generic) else x
@@ -41,7 +52,8 @@ def _operands(op: str, a: Any, b: Any) -> tuple[Any, Any]:
 def add(input: Any, other: Any) -> Tensor:
     """Y = a + b;  ∂L/∂a = g, ∂L/∂b = g."""
     a, b = _operands("add", input, other)
-    y = engine(a).add(a, b) if a.shape == b.shape else a + b
+    alike = getattr(a, "shape", 0) == getattr(b, "shape", 1)  # numbers have no shape
+    y = engine(a).add(a, b) if alike else a + b
     return record("add", y, (input, other), lambda g, need: (g, g))
 
 
@@ -58,11 +70,25 @@ def sub(input: Any, other: Any) -> Tensor:
 def mul(input: Any, other: Any) -> Tensor:
     """Y = a ⊙ b;  ∂L/∂a = g ⊙ b, ∂L/∂b = g ⊙ a."""
     a, b = _operands("mul", input, other)
+    if _gates(a, b):
+        run = engine(a)
+        return record(
+            "mul",
+            run.gate(a, b),
+            (input, other),
+            lambda g, need: run.gate_grad(g, a, b, need),
+        )
 
     def pullback(g: Array, need: tuple[bool, ...]) -> tuple[Array | None, ...]:
         return g * b if need[0] else None, g * a if need[1] else None
 
     return record("mul", a * b, (input, other), pullback)
+
+
+def _gates(a: Any, b: Any) -> bool:
+    """Whether b holds one number for each map of the images a."""
+    x, s = getattr(a, "shape", ()), getattr(b, "shape", ())
+    return len(x) == 4 and s == (*x[:2], 1, 1) and s != x
 
 
 def div(input: Any, other: Any) -> Tensor:
@@ -121,15 +147,12 @@ def relu6(input: Tensor) -> Tensor:
     return record("relu6", y, (input,), lambda g, need: (g * ((y > 0) & (y < 6)),))
 
 
-def _sigmoid(x: Array) -> Array:
-    half: Array = array_module(x).tanh(x * 0.5) * 0.5
-    return half + 0.5  # 1/(1+e⁻ˣ) without overflow
-
-
 def sigmoid(input: Tensor) -> Tensor:
     """Y = σ(x) = 1 / (1 + e⁻ˣ);  ∂L/∂x = g y (1 - y)."""
-    y = _sigmoid(input.data)
-    return record("sigmoid", y, (input,), lambda g, need: (g * y * (1 - y),))
+    y = engine(input.data).sigmoid(input.data)
+    return record(
+        "sigmoid", y, (input,), lambda g, need: (engine(g).sigmoid_grad(g, y),)
+    )
 
 
 def tanh(input: Tensor) -> Tensor:
@@ -141,7 +164,7 @@ def tanh(input: Tensor) -> Tensor:
 def silu(input: Tensor) -> Tensor:
     """Y = x σ(x);  ∂L/∂x = g σ(x) (1 + x (1 - σ(x)))."""
     x = input.data
-    s = _sigmoid(x)
+    s = engine(x).sigmoid(x)
     return record(
         "silu", x * s, (input,), lambda g, need: (g * (s * (1 + x * (1 - s))),)
     )

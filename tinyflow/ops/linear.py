@@ -6,7 +6,7 @@ import math
 
 from tinyflow.backend import Array
 from tinyflow.kernels.engine import engine
-from tinyflow.ops.elementwise import same_dtype
+from tinyflow.ops.elementwise import fits_parameters, same_dtype
 from tinyflow.tape import record
 from tinyflow.tensor import Tensor, value
 
@@ -29,28 +29,24 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         )
     if b is not None and b.shape != w.shape[:1]:
         raise ValueError(f"linear: bias {b.shape} needs {w.shape[0]} entries")
-    same_dtype("linear", x, w, b)
-    y = _product(x, w.T)
+    fits_parameters("linear", x, w, b)
+    run, lead = engine(x), x.shape[:-1]
+    w = run.weight(w, x)
+    rows = x.reshape(math.prod(lead), x.shape[-1])
+    y = run.linear(rows, w)
     if b is not None:
-        y = y + b
+        y = run.bias_add(y, b)
 
     def pullback(g: Array, need: tuple[bool, ...]) -> list[Array | None]:
-        rows = g.reshape(-1, g.shape[-1])
-        dx = _product(g, w) if need[0] else None
-        dw = _product(rows.T, x.reshape(-1, x.shape[-1])) if need[1] else None
+        g = g.reshape(math.prod(lead), g.shape[-1])
+        dx = run.linear_input_grad(g, w).reshape(x.shape) if need[0] else None
+        dw = run.linear_weight_grad(g, rows) if need[1] else None
         if b is None:
             return [dx, dw]
-        return [dx, dw, rows.sum(axis=0) if need[2] else None]
+        return [dx, dw, run.row_sum(g) if need[2] else None]
 
     inputs = (input, weight) if bias is None else (input, weight, bias)
-    return record("linear", y, inputs, pullback)
-
-
-def _product(x: Array, w: Array) -> Array:
-    """The product x w over the last axis of x, by the engine."""
-    lead = x.shape[:-1]
-    y = engine(x).product(x.reshape(math.prod(lead), x.shape[-1]), w)
-    return y.reshape(*lead, w.shape[1])
+    return record("linear", y.reshape(*lead, w.shape[0]), inputs, pullback)
 
 
 def matmul(input: Tensor, other: Tensor) -> Tensor:

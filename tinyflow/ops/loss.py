@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from tinyflow.backend import Array, array_module
+from tinyflow.kernels.engine import engine
 from tinyflow.tape import record
 from tinyflow.tensor import Tensor, value
 
@@ -63,7 +64,8 @@ def cross_entropy(
     """
     x, t = input.data, value(target)
     xp = array_module(x)
-    t = xp.asarray(t)
+    if not hasattr(t, "dtype"):
+        t = np.asarray(t)
     if x.ndim != 2 or t.shape != x.shape[:1] or t.dtype.kind not in "iu":
         raise ValueError(
             f"cross_entropy needs logits (N, K) and N integer labels, got {x.shape} "
@@ -74,8 +76,14 @@ def cross_entropy(
         raise ValueError(f"reduction must be mean, sum or none, not {reduction!r}")
     if not (math.isfinite(label_smoothing) and 0 <= label_smoothing <= 1):
         raise ValueError(f"label_smoothing must lie in [0, 1], not {label_smoothing}")
-    if xp is np and n and not (0 <= int(t.min()) and int(t.max()) < k):
+    # Labels on a GPU go unchecked: reading them would wait for it.
+    if array_module(t) is np and n and not (0 <= int(t.min()) and int(t.max()) < k):
         raise ValueError(f"labels must lie in [0, {k}), got {t.min()} to {t.max()}")
+    t = xp.asarray(t)
+    taken = engine(x).cross_entropy(x, t, reduction, label_smoothing)
+    if taken is not None:
+        loss, back = taken
+        return record("cross_entropy", loss, (input,), lambda g, need: (back(g),))
     logp = _log_softmax(x, 1)
     rows = xp.arange(n)
     losses = -logp[rows, t] * (1 - label_smoothing)

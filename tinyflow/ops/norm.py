@@ -7,7 +7,8 @@ from typing import Any
 
 from tinyflow.backend import Array, array_module
 from tinyflow.kernels.engine import engine
-from tinyflow.ops.elementwise import same_dtype
+from tinyflow.kernels.hooks import Moments, NormGradient
+from tinyflow.ops.elementwise import fits_parameters, same_dtype
 from tinyflow.tape import record
 from tinyflow.tensor import Tensor, value
 
@@ -23,6 +24,7 @@ def batch_norm(
     eps: float = 1e-5,
     relu: bool = False,
     residual: Tensor | None = None,
+    moments: Moments | None = None,
 ) -> Tensor:
     """Y = γ x̂ + β with x̂ = (x - μ) / √(σ² + ε), per channel (Ioffe & Szegedy 2015).
 
@@ -45,6 +47,7 @@ def batch_norm(
         residual: r, added: y = γ x̂ + β + r, with ∂L/∂r = g. It saves a pass over memory
             and hides the sum from the tape; so does
         relu: y = max(γ x̂ + β + r, 0). g is then g where y > 0, else 0, above too.
+        moments: gives μ and σ² of the batch, where the caller can know them already.
 
     Raises:
         ValueError: one value per channel in training, missing running statistics in
@@ -65,7 +68,7 @@ def batch_norm(
             raise ValueError(
                 f"batch_norm: {name} has shape {v.shape}, input has {channels} channels"
             )
-    same_dtype("batch_norm", x, value(weight), value(bias))
+    fits_parameters("batch_norm", x, value(weight), value(bias))
     shape = (*x.shape, 1, 1)[:4]  # (N, C) is an image of one pixel
     image, extra = x.reshape(shape), None
     if residual is not None:
@@ -74,42 +77,26 @@ def batch_norm(
             raise ValueError(f"batch_norm: residual {residual.shape}, input {x.shape}")
         extra = residual.data.reshape(shape)
     m = image.size // max(channels, 1)
-    if training:
-        if m < 2:
-            raise ValueError(
-                f"batch_norm cannot train on one value per channel (input {x.shape}): "
-                "use a larger batch or larger images"
-            )
-        mean, var = engine(x).moments(image)
-        if running_mean is not None:
-            running_mean *= 1 - momentum
-            running_mean += momentum * mean
-        if running_var is not None:
-            running_var *= 1 - momentum
-            running_var += (momentum * m / (m - 1)) * var
-    else:
-        if running_mean is None or running_var is None:
-            raise ValueError("batch_norm needs running statistics in evaluation mode")
-        mean, var = running_mean.astype(x.dtype), running_var.astype(x.dtype)
-    inv_std = 1 / array_module(x).sqrt(var + eps)
+    if training and m < 2:
+        raise ValueError(
+            f"batch_norm cannot train on one value per channel (input {x.shape}): "
+            "use a larger batch or larger images"
+        )
+    if not training and (running_mean is None or running_var is None):
+        raise ValueError("batch_norm needs running statistics in evaluation mode")
     gamma, beta = value(weight), value(bias)
-    gain = inv_std if gamma is None else gamma * inv_std
-    shift = (0 if beta is None else beta) - mean * gain
-    y = engine(x).normalize(image, gain, shift, extra, relu)
-    positive = y if relu else None
+    parts = (image, extra, gamma, beta, (running_mean, running_var), moments)
+    how: dict[str, Any] = {
+        "training": training,
+        "momentum": momentum,
+        "eps": eps,
+        "relu": relu,
+    }
+    y, back = engine(x).batch_norm(*parts, **how) or _in_parts(*parts, **how)
 
     def pullback(g: Array, need: tuple[bool, ...]) -> list[Array | None]:
-        run = engine(g)
-        g = g.reshape(shape)
-        dx: Array | None = None
-        dbeta, dgamma, g = run.normalize_sums(g, image, mean, positive)
-        dgamma = dgamma * inv_std
-        if need[0]:
-            slope = gain * inv_std * dgamma / m if training else 0 * gain
-            constant = mean * slope - gain * dbeta / m if training else slope
-            dx = run.normalize_input_grad(g, image, gain, -slope, constant)
-            dx = dx.reshape(x.shape)
-        answer = [dx]
+        dx, dgamma, dbeta, g = back(g.reshape(shape), need[0])
+        answer = [None if dx is None else dx.reshape(x.shape)]
         if gamma is not None:
             answer.append(dgamma)
         if beta is not None:
@@ -121,6 +108,52 @@ def batch_norm(
     inputs: list[Any] = [input]
     inputs += [p for p in (weight, bias, residual) if p is not None]
     return record("batch_norm", y.reshape(x.shape), inputs, pullback)
+
+
+def _in_parts(
+    x: Array,
+    residual: Array | None,
+    gamma: Array | None,
+    beta: Array | None,
+    running: tuple[Array | None, Array | None],
+    moments: Moments | None,
+    *,
+    training: bool,
+    momentum: float,
+    eps: float,
+    relu: bool,
+) -> tuple[Array, NormGradient]:
+    """Batch normalisation from an engine's parts; see `Hooks.batch_norm`."""
+    m = x.size // max(x.shape[1], 1)
+    running_mean, running_var = running
+    if training:
+        mean, var = engine(x).moments(x) if moments is None else moments()
+        if running_mean is not None:
+            running_mean *= 1 - momentum
+            running_mean += momentum * mean
+        if running_var is not None:
+            running_var *= 1 - momentum
+            running_var += (momentum * m / (m - 1)) * var
+    else:
+        assert running_mean is not None and running_var is not None
+        mean, var = running_mean.astype(x.dtype), running_var.astype(x.dtype)
+    inv_std = 1 / array_module(x).sqrt(var + eps)
+    gain = inv_std if gamma is None else gamma * inv_std
+    shift = (0 if beta is None else beta) - mean * gain
+    y = engine(x).normalize(x, gain, shift, residual, relu)
+    positive = y if relu else None
+
+    def back(g: Array, wanted: bool) -> tuple[Array | None, Array, Array, Array]:
+        run, dx = engine(g), None
+        dbeta, dgamma, g = run.normalize_sums(g, x, mean, positive)
+        dgamma = dgamma * inv_std
+        if wanted:
+            slope = gain * inv_std * dgamma / m if training else 0 * gain
+            constant = mean * slope - gain * dbeta / m if training else slope
+            dx = run.normalize_input_grad(g, x, gain, -slope, constant)
+        return dx, dgamma, dbeta, g
+
+    return y, back
 
 
 def dropout(
@@ -136,8 +169,9 @@ def dropout(
         p: probability of dropping an entry, in [0, 1].
         training: if false, y = x and nothing is recorded.
         generator: a ``numpy.random.Generator``. There is no hidden global state:
-            training with p > 0 demands one. On a GPU its numbers are drawn by the host
-            and copied, so that a seed means the same mask everywhere.
+            training with p > 0 demands one. A GPU takes from it only a seed, for a
+            generator of its own that counts (Salmon et al. 2011, Philox): a run can be
+            repeated there, but its masks are not those of the CPU.
     """
     if not (math.isfinite(p) and 0 <= p <= 1):
         raise ValueError(f"dropout probability must lie in [0, 1], not {p}")
@@ -146,6 +180,9 @@ def dropout(
     if generator is None:
         raise ValueError("dropout in training needs generator=, e.g. default_rng(0)")
     x = input.data
+    if taken := engine(x).dropout(x, p, generator):
+        y, back = taken
+        return record("dropout", y, (input,), lambda g, need: (back(g),))
     drawn = generator.random(x.shape, dtype="float32")
     keep = array_module(x).asarray(drawn) >= p
     factor = keep * x.dtype.type(0 if p == 1 else 1 / (1 - p))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from tinyflow.backend import Array
-from tinyflow.kernels import pool as kernels
 from tinyflow.kernels.engine import engine
 from tinyflow.ops.conv import Pair, pair
 from tinyflow.ops.reduce import mean
@@ -98,9 +97,9 @@ def avg_pool2d(
     shape = x.shape
 
     def pullback(g: Array, need: tuple[bool, ...]) -> tuple[Array]:
-        return (kernels.avg_pool2d_input_grad(g, shape, *how),)
+        return (engine(g).avg_pool2d_input_grad(g, shape, how),)
 
-    y = kernels.avg_pool2d_forward(x, *how)
+    y = engine(x).avg_pool2d(x, how)
     return record("avg_pool2d", y, (input,), pullback)
 
 

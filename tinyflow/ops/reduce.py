@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tinyflow.backend import Array, array_module
+from tinyflow.kernels.engine import engine
 from tinyflow.tape import record
 from tinyflow.tensor import Tensor
 
@@ -48,6 +49,15 @@ def mean(input: Tensor, dim: Dim = None, keepdim: bool = False) -> Tensor:
     x = input.data
     axes = _axes(dim, x.ndim)
     kept = _kept(x.shape, axes)
+    if axes == (2, 3) and x.ndim == 4:
+        run, shape = engine(x), x.shape
+        y = run.map_mean(x).reshape(*shape[:2], *((1, 1) if keepdim else ()))
+        return record(
+            "mean",
+            y,
+            (input,),
+            lambda g, need: (run.map_mean_input_grad(g.reshape(shape[:2]), shape),),
+        )
     y = x.mean(axis=axes, keepdims=keepdim)
     m = max(x.size // max(y.size, 1), 1)
     return record("mean", y, (input,), lambda g, need: (_spread(g / m, kept, x.shape),))

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tinyflow.backend import Array, array_module
+from tinyflow.kernels.engine import engine
 from tinyflow.tape import record
 from tinyflow.tensor import Tensor
 
@@ -125,7 +126,7 @@ def concat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     def pullback(g: Array, need: tuple[bool, ...]) -> list[Array]:
         return [g[(*lead, slice(a, b))] for a, b in pairwise(cuts)]
 
-    y = array_module(*arrays).concatenate(arrays, axis=axis)
+    y = engine(arrays[0]).concat(arrays, axis)
     return record("concat", y, tensors, pullback)
 
 

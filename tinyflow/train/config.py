@@ -13,7 +13,8 @@ OPTIMIZERS = ("sgd", "adam", "adamw")
 WEIGHT_DECAY = {"sgd": 5e-4, "adam": 0.0, "adamw": 0.01}
 SCHEDULES = ("constant", "cosine", "step")
 MILESTONES = (0.5, 0.75)  # of all steps, where "step" divides by ten (He et al. 2016)
-DTYPE = "float32"
+PRECISIONS = ("float32", "tf32", "bfloat16")
+DTYPE = "float32"  # of parameters, statistics and loss, whatever the precision
 
 
 class ConfigError(ValueError):
@@ -46,6 +47,11 @@ class TrainConfig:
         seed: of the initial weights, the order of the images and dropout. The shapes
             data set itself is always the one of seed 0, so that runs are comparable.
         device: "auto", "cpu" or "cuda".
+        precision: one of `PRECISIONS`, of convolutions and products; a CPU has float32
+            only.
+        deterministic: on a GPU, only algorithms that give the same bits every time; a
+            CPU has no others.
+        capture: on a GPU, record the step once and replay it.
         limit_train, limit_test: use only the first so many images.
         num_classes: None, or the data set's number of classes.
         trace_every: stream the block terms of every so many steps, or None.
@@ -68,6 +74,9 @@ class TrainConfig:
     augment: bool = False
     seed: int = 0
     device: str = "auto"
+    precision: str = "float32"
+    deterministic: bool = False
+    capture: bool = True
     limit_train: int | None = None
     limit_test: int | None = None
     num_classes: int | None = None
@@ -114,6 +123,7 @@ class TrainConfig:
         _choice("dataset", self.dataset, DATASETS)
         _choice("optimizer", self.optimizer_name, OPTIMIZERS)
         _choice("schedule", self.schedule, SCHEDULES)
+        _choice("precision", self.precision, PRECISIONS)
         for name, number in (
             ("epochs", self.epochs),
             ("batch-size", self.batch_size),

@@ -6,6 +6,7 @@ import json
 import platform
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 
 import models
 from tinyflow import Tape, __version__
-from tinyflow.backend import array_module, asarray
+from tinyflow.backend import array_module, asarray, explain
 from tinyflow.train.checkpoint import BEST, LAST, Metadata, save_checkpoint
 from tinyflow.train.config import DTYPE, ConfigError, TrainConfig
 from tinyflow.train.events import Report, Start, Step
@@ -77,8 +78,8 @@ def train(
 
     Raises:
         ConfigError, DataError, DeviceError: see :func:`tinyflow.train.prepare.prepare`.
-        TrainError: the loss is no longer finite, or a file cannot be written; the
-            finished epochs are kept.
+        TrainError: the loss is no longer finite, a file cannot be written, memory is
+            full or the GPU failed; the finished epochs are kept.
     """
     config.validate()
     if config.trace_every is not None and tracer is None:
@@ -114,6 +115,11 @@ def train(
             f"{error.filename or folder.path} cannot be written ({error.strerror}): "
             f"free space or choose another --output; {_kept(result)}"
         ) from error
+    except Exception as error:
+        if (sentence := explain(error)) is None:
+            raise
+        at = f"--batch-size {config.batch_size}"
+        raise TrainError(f"{sentence}; it ran with {at}; {_kept(result)}") from error
     finally:
         if not result.rows:
             folder.discard()
@@ -132,20 +138,27 @@ def _epoch(
     optimizer, start, images_seen = ready.optimizer, time.perf_counter(), 0
     loss_sum, correct, norm_sum = 0.0, 0, 0.0
     batches = ready.train.epoch(epoch - 1)
-    for step, (images, labels) in zip(range(ready.steps), batches, strict=False):
+    step_at = ready.captured.running if ready.captured else nullcontext
+    for step in range(ready.steps):
+        with step_at():
+            images, labels = next(batches)
         at = (epoch - 1) * ready.steps + step
         optimizer.lr = config.learning_rate * ready.schedule(at)
         traced = inspect is not None and at % (config.trace_every or 1) == 0
         try:
-            done = train_step(
-                ready.model,
-                asarray(images, ready.device),
-                labels,
-                optimizer,
-                label_smoothing=config.label_smoothing,
-                clip_grad=config.clip_grad,
-                inspect=partial(inspect, at) if traced and inspect else None,
-            )
+            look = partial(inspect, at) if traced and inspect else None
+            if ready.captured is not None:
+                done = ready.captured(images, labels, look)
+            else:
+                done = train_step(
+                    ready.model,
+                    asarray(images, ready.device),
+                    labels,
+                    optimizer,
+                    label_smoothing=config.label_smoothing,
+                    clip_grad=config.clip_grad,
+                    inspect=look,
+                )
         except FloatingPointError as error:
             raise FloatingPointError(
                 f"{error} at step {step + 1} of epoch {epoch} (learning rate "
@@ -236,6 +249,7 @@ def _write_config(config: TrainConfig, ready: Prepared, folder: Path) -> None:
         "device": ready.device,
         "device_reason": ready.reason,
         "dtype": DTYPE,
+        "precision": config.precision,
         "tinyflow": __version__,
         "python": platform.python_version(),
         "numpy": np.__version__,
@@ -251,7 +265,7 @@ def _draw(config: TrainConfig, ready: Prepared, result: Result) -> None:
     assert result.folder is not None
     title = (
         f"{config.full_model} on {config.dataset}, seed {config.seed}, "
-        f"{DTYPE} on {ready.device}"
+        f"{config.precision} on {ready.device}"
     )
     classes = ready.train.dataset.num_classes
     draw_curves(result.folder / "curves.png", result.rows, title, 1 / classes)

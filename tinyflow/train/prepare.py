@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,8 +13,13 @@ from tinyflow import Tensor, nn
 from tinyflow.backend import choose_device
 from tinyflow.data import Loader, load_dataset
 from tinyflow.optim import SGD, Adam, AdamW, Optimizer
+from tinyflow.train import precision
 from tinyflow.train.config import DTYPE, MILESTONES, ConfigError, TrainConfig
 from tinyflow.train.schedules import Schedule, constant, cosine, step_decay
+from tinyflow.train.step import Batches
+
+if TYPE_CHECKING:
+    from tinyflow.train.capture import CapturedStep
 
 DATA_SEED = 0  # of the shapes pictures: the data stay the same whatever --seed is
 
@@ -29,16 +36,18 @@ class Prepared:
             every other incomplete batch is used, and testing uses every image.
         optimizer, schedule: `schedule` counts steps over the whole run.
         device, reason: "cpu" or "cuda", and why.
+        captured: does the steps on a GPU, or None: then ``train_step`` does.
     """
 
     model: nn.Module
-    train: Loader
-    test: Loader
+    train: Batches
+    test: Batches
     steps: int
     optimizer: Optimizer
     schedule: Schedule
     device: str
     reason: str
+    captured: CapturedStep | None = None
 
 
 def prepare(config: TrainConfig) -> Prepared:
@@ -51,6 +60,7 @@ def prepare(config: TrainConfig) -> Prepared:
     """
     config.validate()
     device, reason = choose_device(config.device)
+    dtype = precision.activations(config.precision, device)
     train_set, test_set = (
         load_dataset(
             config.dataset, config.data_dir, split, seed=DATA_SEED, limit=limit
@@ -96,16 +106,48 @@ def prepare(config: TrainConfig) -> Prepared:
             f"with --batch-size {config.batch_size}: {error}"
         ) from error
     model.to(device)
+    optimizer, step = _optimizer(config, model), None
+    batches: tuple[Batches, Batches] = train, test
+    if device == "cuda":
+        precision.choose(config.precision, config.deterministic)
+        batches, step = _on_gpu(config, model, optimizer, train, test, dtype)
     return Prepared(
         model,
-        train,
-        test,
+        *batches,
         steps,
-        _optimizer(config, model),
+        optimizer,
         _schedule(config, steps),
         device,
         reason,
+        step,
     )
+
+
+def _on_gpu(
+    config: TrainConfig,
+    model: nn.Module,
+    optimizer: Optimizer,
+    train: Loader,
+    test: Loader,
+    dtype: Any,
+) -> tuple[tuple[Batches, Batches], CapturedStep | None]:
+    """Batches made on the GPU, and the step that is replayed there."""
+    from tinyflow.kernels.cuda.graph import Recorder
+    from tinyflow.train.capture import CapturedStep
+    from tinyflow.train.prefetch import DeviceLoader
+
+    batches = DeviceLoader(train, dtype), DeviceLoader(test, dtype)
+    if not config.capture:
+        return batches, None
+    step = CapturedStep(
+        model,
+        optimizer,
+        Recorder(),
+        label_smoothing=config.label_smoothing,
+        clip_grad=config.clip_grad,
+        say=lambda sentence: print(sentence, file=sys.stderr),
+    )
+    return batches, step
 
 
 def _try(model: nn.Module, loader: Loader, n: int) -> None:

@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from tinyflow import Tape, Tensor, nn
-from tinyflow.backend import Array, array_module, asarray, device_of
-from tinyflow.data import Loader
+from tinyflow.backend import Array, asarray, device_of, numbers
+from tinyflow.data import Dataset
+from tinyflow.kernels.engine import engine
 from tinyflow.ops import cross_entropy
 from tinyflow.optim import Optimizer, clip_grad_norm, grad_norm
 from tinyflow.tape import EDGES
+
+
+class Batches(Protocol):
+    """Serves the batches of an epoch: ``tinyflow.data.Loader``, or one on a GPU."""
+
+    @property
+    def dataset(self) -> Dataset:
+        """The images and labels."""
+
+    def __len__(self) -> int:
+        """Number of batches in an epoch."""
+
+    def epoch(self, k: int) -> Iterator[tuple[Array, Array]]:
+        """Images (N, C, H, W) and labels (N,), batch by batch."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +71,8 @@ def train_step(
         with Tape(fuse=True) if inspect is None else Tape(EDGES) as tape:
             logits = model(Tensor(images))
             loss = cross_entropy(logits, labels, label_smoothing=label_smoothing)
-        if not np.isfinite(mean_loss := loss.item()):
+        mean_loss, correct = numbers(loss.data, _correct(logits, labels))
+        if not np.isfinite(mean_loss):
             raise FloatingPointError(f"the loss became {mean_loss}")
         tape.backward(loss, release=inspect is None)
         if inspect is not None:
@@ -67,28 +84,29 @@ def train_step(
         if not np.isfinite(norm):
             raise FloatingPointError(f"the gradient's norm became {norm}")
         optimizer.step()
-    return StepResult(mean_loss, _correct(logits, labels), norm)
+    return StepResult(mean_loss, int(correct), norm)
 
 
-def evaluate(model: nn.Module, loader: Loader) -> tuple[float, float]:
+def evaluate(model: nn.Module, loader: Batches) -> tuple[float, float]:
     """Mean cross-entropy in nats and accuracy (0 to 1) over all images of `loader`.
 
     The model runs in evaluation mode and is then put back as it was.
     """
-    training, total, correct = model.training, 0.0, 0
+    training, total, correct = model.training, 0.0, 0.0
     device = device_of(model.parameters()[0].data)
     model.eval()
     try:
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             for images, labels in loader.epoch(0):
                 logits = model(Tensor(asarray(images, device)))
-                total += cross_entropy(logits, labels, reduction="sum").item()
-                correct += _correct(logits, labels)
+                loss = cross_entropy(logits, labels, reduction="sum")
+                batch = numbers(loss.data, _correct(logits, labels))
+                total, correct = total + batch[0], correct + batch[1]
     finally:
         model.train(training)
     return total / len(loader.dataset), correct / len(loader.dataset)
 
 
-def _correct(logits: Tensor, labels: Array) -> int:
-    xp = array_module(logits.data)
-    return int((logits.data.argmax(axis=1) == xp.asarray(labels)).sum())
+def _correct(logits: Tensor, labels: Array) -> Array:
+    """The number of right answers, where the logits are."""
+    return engine(logits.data).hits(logits.data, labels)
