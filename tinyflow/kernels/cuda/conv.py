@@ -1,0 +1,121 @@
+"""Which code convolves on a GPU: a short table, tried from the top.
+
+An engine takes a :class:`~tinyflow.kernels.cuda.cudnn.Problem` and its two operands,
+buffers that are channels last, or raises ``Unsupported``. Then the next one is asked,
+with one warning for each problem it happens to: a slower step never passes unnoticed.
+The last engine, "plain", takes everything and is what the others are checked against.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from tinyflow.backend import Array
+from tinyflow.kernels.cuda.cudnn import (
+    FORWARD,
+    INPUT_GRAD,
+    WEIGHT_GRAD,
+    Problem,
+    Unsupported,
+)
+from tinyflow.kernels.cuda.layout import from_nhwc, to_nhwc
+from tinyflow.kernels.cuda.settings import Settings, settings
+from tinyflow.kernels.window import out_size
+
+How = tuple[tuple[int, int], tuple[int, int, int, int], tuple[int, int], int]
+"""Stride, padding, dilation and groups."""
+
+Shape = tuple[int, ...]
+
+
+class ConvEngine(Protocol):
+    """One way to convolve."""
+
+    name: str
+
+    def run(
+        self, problem: Problem, first: Array, second: Array, how: Settings
+    ) -> Array:
+        """See :meth:`tinyflow.kernels.cuda.cudnn.Cudnn.run`."""
+
+
+class Convolutions:
+    """The table.
+
+    Args:
+        engines: by name; "plain" must be among them.
+        absent: why an engine is missing, by name: warned of once, when it would have
+            been the first choice.
+    """
+
+    def __init__(
+        self, engines: Sequence[ConvEngine], absent: dict[str, str] | None = None
+    ) -> None:
+        self.engines = {engine.name: engine for engine in engines}
+        self.absent = dict(absent or {})
+        self.refusals: dict[tuple[str, Problem, Settings], str] = {}
+
+    def forward(self, x: Array, w: Array, how: How) -> Array:
+        """The output y (N, K, H', W') of x (N, C, H, W) and w (K, C/groups, kh, kw)."""
+        problem = describe(FORWARD, x.shape, w.shape, how, x.dtype)
+        return self._run(problem, x, w)
+
+    def input_grad(self, g: Array, w: Array, x_shape: Shape, how: How) -> Array:
+        """∂L/∂x in the shape of x."""
+        return self._run(describe(INPUT_GRAD, x_shape, w.shape, how, g.dtype), g, w)
+
+    def weight_grad(self, g: Array, x: Array, w_shape: Shape, how: How) -> Array:
+        """∂L/∂w in the shape of w."""
+        return self._run(describe(WEIGHT_GRAD, x.shape, w_shape, how, g.dtype), x, g)
+
+    def _run(self, problem: Problem, first: Array, second: Array) -> Array:
+        now = settings()
+        buffers = to_nhwc(first), to_nhwc(second)
+        empty = not all((*problem.x, *problem.w, *problem.y))
+        for name in ("plain",) if empty else now.convolutions:
+            engine = self.engines.get(name)
+            if engine is None:
+                if name in self.absent:
+                    warn(self.absent.pop(name))
+                continue
+            key = (name, problem, now)
+            if key in self.refusals:
+                continue
+            try:
+                return from_nhwc(engine.run(problem, *buffers, now))
+            except Unsupported as why:
+                self.refusals[key] = str(why)
+                warn(f"{name} does not take {problem}: {why}; a slower engine does")
+        raise RuntimeError(f"no engine takes {problem}")  # plain always does
+
+
+def describe(
+    kind: str, x_shape: Shape, w_shape: Shape, how: How, dtype: Any
+) -> Problem:
+    """The problem with those shapes; the output's follows from them."""
+    stride, padding, dilation, groups = how
+    n, _, h, w = (int(s) for s in x_shape)
+    k, _, kh, kw = (int(s) for s in w_shape)
+    top, bottom, left, right = padding
+    size = (
+        out_size(h, kh, stride[0], dilation[0], top, bottom),
+        out_size(w, kw, stride[1], dilation[1], left, right),
+    )
+    return Problem(
+        kind,
+        tuple(int(s) for s in x_shape),
+        tuple(int(s) for s in w_shape),
+        (n, k, *size),
+        stride,
+        padding,
+        dilation,
+        groups,
+        dtype.name,
+    )
+
+
+def warn(sentence: str) -> None:
+    """One loud sentence on stderr, at the caller of the operator."""
+    warnings.warn(sentence, RuntimeWarning, stacklevel=6)

@@ -1,0 +1,309 @@
+"""Convolution by cuDNN, through NVIDIA's graph frontend, nvidia-cudnn-frontend.
+
+A *plan* is what cuDNN needs to run one problem: which of its kernels, compiled where
+that is needed, and how much workspace. Plans are made once for each problem, device and
+setting, and kept. Buffers are channels last and without gaps: x (N, H, W, C),
+w (K, kh, kw, C/groups), y and g (N, H', W', K).
+
+What cuDNN may use is said by *numerical notes* on its engines, as PyTorch does it:
+strict float32 drops every engine that uses tensor cores or rounds its inputs, tf32
+drops none, bfloat16 those that would round their sums; a deterministic run drops those
+that add in no fixed order.
+
+Needs frontend 1.23 or later with cuDNN 9; written against 1.23 and 1.28.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple, Protocol
+
+from tinyflow.backend import Array
+from tinyflow.kernels.cuda.layout import stored
+from tinyflow.kernels.cuda.settings import Settings
+
+Shape = tuple[int, ...]
+Pair = tuple[int, int]
+
+FORWARD, INPUT_GRAD, WEIGHT_GRAD = "forward", "input_grad", "weight_grad"
+
+CANDIDATES = 8
+"""How many of cuDNN's proposals autotuning tries."""
+
+TRIALS = 3
+"""How often it runs each, after one run to warm up."""
+
+WORKSPACE = 1 << 30
+"""Bytes of workspace a plan may ask for, at most."""
+
+
+class Unsupported(Exception):
+    """An engine cannot do this problem; the message says why, in a line."""
+
+
+class NotCapturable(RuntimeError):
+    """Something would have to happen now that cannot while a stream is captured."""
+
+
+class Problem(NamedTuple):
+    """One convolution or gradient of one, completely.
+
+    Shapes are logical: x (N, C, H, W), w (K, C/groups, kh, kw), y (N, K, H', W').
+    """
+
+    kind: str
+    x: Shape
+    w: Shape
+    y: Shape
+    stride: Pair
+    padding: tuple[int, int, int, int]
+    """Top, bottom, left, right."""
+    dilation: Pair
+    groups: int
+    dtype: str
+    """Of all three arrays: float32 or bfloat16."""
+
+    def __str__(self) -> str:
+        return (
+            f"{self.kind} of x {self.x}, w {self.w}, stride {self.stride}, padding "
+            f"{self.padding}, dilation {self.dilation}, groups {self.groups}, "
+            f"{self.dtype}"
+        )
+
+
+class Key(NamedTuple):
+    """What a plan is kept under: nothing else may change which plan is right."""
+
+    problem: Problem
+    precision: str
+    deterministic: bool
+    tuned: bool
+    device: int
+
+
+class Plan(NamedTuple):
+    """A problem ready to run: the graph, its three tensors, the choice, its needs."""
+
+    graph: Any
+    first: Any
+    second: Any
+    result: Any
+    choice: int | None
+    """Which of the graph's plans, or None for the one that it was built with."""
+    workspace: int
+    """Bytes."""
+
+
+class Device(Protocol):
+    """What the plans need of the GPU; :class:`tinyflow.kernels.cuda.device.Gpu`."""
+
+    def number(self) -> int:
+        """Of the current device."""
+
+    def stream(self) -> int:
+        """The current stream's address."""
+
+    def capturing(self) -> bool:
+        """Whether the current stream is being captured."""
+
+    def outside(self) -> AbstractContextManager[object]:
+        """Run a block beside a capture: its work is done when the block ends.
+
+        Where nothing is being captured, the block runs as it is.
+        """
+
+    def bytes(self, size: int) -> Array:
+        """New device memory."""
+
+    def empty(self, shape: Shape, like: Array) -> Array:
+        """A new C-ordered array of `like`'s dtype."""
+
+    def address(self, array: Array) -> int:
+        """Where an array begins."""
+
+    def milliseconds(self, run: Callable[[], None]) -> float:
+        """Device time of what `run` puts on the current stream; waits for it."""
+
+
+class Cudnn:
+    """cuDNN as a convolution engine.
+
+    Args:
+        module: the frontend, ``import cudnn``.
+        device: the GPU.
+    """
+
+    name = "cudnn"
+
+    def __init__(self, module: Any, device: Device) -> None:
+        self.module, self.device = module, device
+        self.plans: dict[Key, Plan] = {}
+        self._handles: dict[tuple[int, int], Any] = {}
+
+    def run(
+        self, problem: Problem, first: Array, second: Array, how: Settings
+    ) -> Array:
+        """The result of a problem for its two operands, a new buffer.
+
+        Args:
+            problem: what to compute.
+            first: x, or for the input's gradient g.
+            second: w, or for the weight's gradient g.
+            how: precision, determinism and tuning.
+
+        Raises:
+            Unsupported: cuDNN has no engine for it under these settings.
+            NotCapturable: a plan would have to be made while a stream is captured.
+        """
+        key = Key(
+            problem, how.precision, how.deterministic, how.tunes, self.device.number()
+        )
+        out = self.device.empty(stored(_result_shape(problem)), first)
+        plan = self.plans.get(key)
+        if plan is None:
+            if self.device.capturing():
+                raise NotCapturable(f"cuDNN has no plan yet for {problem}")
+            plan = self.plans[key] = self._plan(problem, how, (first, second, out))
+        self._execute(plan, first, second, out)
+        return out
+
+    def _execute(self, plan: Plan, first: Array, second: Array, out: Array) -> None:
+        at = self.device.address
+        pack = {plan.first: at(first), plan.second: at(second), plan.result: at(out)}
+        # Freed on return, which is fine: the pool gives it out again in stream order.
+        room = self.device.bytes(max(plan.workspace, 1))
+        handle = self._handle()
+        if plan.choice is None:
+            plan.graph.execute(pack, at(room), handle=handle)
+        else:
+            plan.graph.execute_plan_at_index(
+                pack, at(room), index=plan.choice, handle=handle
+            )
+
+    def _handle(self) -> Any:
+        """The handle of the current stream; one each, for a handle keeps its stream."""
+        stream = self.device.stream()
+        key = (self.device.number(), stream)
+        if key not in self._handles:
+            handle = self.module.create_handle()
+            self.module.set_stream(handle=handle, stream=stream)
+            self._handles[key] = handle
+        return self._handles[key]
+
+    # --- planning --------------------------------------------------------------------
+
+    def _plan(self, problem: Problem, how: Settings, arrays: tuple[Array, ...]) -> Plan:
+        errors = (self.module.cudnnGraphNotSupportedError, RuntimeError)
+        try:
+            graph, tensors = self._graph(problem)
+            graph.validate()
+            graph.build_operation_graph()
+            modes = self.module.heur_mode
+            graph.create_execution_plans([modes.A, modes.FALLBACK])
+            graph.deselect_numeric_notes(self.refused_notes(how))
+            graph.deselect_workspace_greater_than(WORKSPACE)
+            graph.check_support()
+            if how.tunes:
+                index = self._fastest(graph, tensors, arrays, errors)
+                size = graph.get_workspace_size_plan_at_index(index)
+                return Plan(graph, *tensors, index, int(size))
+            graph.build_plans()
+            return Plan(graph, *tensors, None, int(graph.get_workspace_size()))
+        except errors as error:
+            raise Unsupported(str(error).strip().split("\n")[0][:200]) from error
+
+    def refused_notes(self, how: Settings) -> list[Any]:
+        """Engines with one of these notes are not used; see above."""
+        note = self.module.numerical_note
+        refused = {
+            "float32": [
+                note.TENSOR_CORE,
+                note.DOWN_CONVERT_INPUTS,
+                note.REDUCED_PRECISION_REDUCTION,
+            ],
+            "tf32": [],
+            "bfloat16": [note.REDUCED_PRECISION_REDUCTION],
+        }[how.precision]
+        return [*refused, note.NONDETERMINISTIC] if how.deterministic else refused
+
+    def _graph(self, problem: Problem) -> tuple[Any, tuple[Any, Any, Any]]:
+        """The graph of one node, and its tensors: two operands and the result."""
+        types = self.module.data_type
+        io = types.BFLOAT16 if problem.dtype == "bfloat16" else types.FLOAT
+        graph = self.module.pygraph(
+            handle=self._handle(),
+            io_data_type=io,
+            intermediate_data_type=types.FLOAT,
+            compute_data_type=types.FLOAT,
+        )
+
+        def tensor(name: str, shape: Shape) -> Any:
+            return graph.tensor(
+                name=name, dim=list(shape), stride=_strides(shape), data_type=io
+            )
+
+        top, bottom, left, right = problem.padding
+        options = {
+            "pre_padding": [top, left],
+            "post_padding": [bottom, right],
+            "stride": list(problem.stride),
+            "dilation": list(problem.dilation),
+        }
+        if problem.kind == FORWARD:
+            a, b = tensor("x", problem.x), tensor("w", problem.w)
+            result = graph.conv_fprop(image=a, weight=b, **options)
+        elif problem.kind == INPUT_GRAD:
+            a, b = tensor("g", problem.y), tensor("w", problem.w)
+            result = graph.conv_dgrad(loss=a, filter=b, **options)
+        else:
+            a, b = tensor("x", problem.x), tensor("g", problem.y)
+            result = graph.conv_wgrad(image=a, loss=b, **options)
+        shape = _result_shape(problem)
+        # Left alone, the result would be laid out channels first.
+        result.set_dim(list(shape)).set_stride(_strides(shape))
+        result.set_output(True).set_data_type(io)
+        return graph, (a, b, result)
+
+    def _fastest(
+        self,
+        graph: Any,
+        tensors: tuple[Any, Any, Any],
+        arrays: tuple[Array, ...],
+        errors: tuple[type[Exception], ...],
+    ) -> int:
+        """The index of the fastest of cuDNN's first proposals."""
+        times: dict[int, float] = {}
+        why = "cuDNN proposes nothing"
+        for index in range(min(graph.get_execution_plan_count(), CANDIDATES)):
+            try:
+                graph.build_plan_at_index(index)
+                size = int(graph.get_workspace_size_plan_at_index(index))
+                if size > WORKSPACE:
+                    continue
+                plan = Plan(graph, *tensors, index, size)
+                self._execute(plan, *arrays)
+
+                def several(plan: Plan = plan) -> None:
+                    for _ in range(TRIALS):
+                        self._execute(plan, *arrays)
+
+                times[index] = self.device.milliseconds(several)
+            except errors as error:
+                why = str(error)
+        if not times:
+            raise Unsupported(why.strip().split("\n")[0][:200])
+        return min(times, key=lambda index: times[index])
+
+
+def _result_shape(problem: Problem) -> Shape:
+    """The logical shape of what a problem computes."""
+    return {FORWARD: problem.y, INPUT_GRAD: problem.x, WEIGHT_GRAD: problem.w}[
+        problem.kind
+    ]
+
+
+def _strides(shape: Shape) -> list[int]:
+    """Of the logical axes, in entries, for a buffer that is channels last."""
+    _, c, h, w = shape
+    return [h * w * c, 1, w * c, c]

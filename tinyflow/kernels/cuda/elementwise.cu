@@ -1,0 +1,185 @@
+// Entry by entry: sums, ReLU, bias, and the gate of squeeze-and-excitation.
+#include "common.cuh"
+
+__device__ __forceinline__ float relu(float x) { return x < 0.f ? 0.f : x; }  // keeps NaN
+
+// y = x [+ other] [+ bias per column] [and no less than 0]; other and bias may be null.
+// Traffic: reads x [and other], writes y, the floor.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    combine(const T* __restrict__ x, int ldx, const T* __restrict__ other, int ldo,
+            const float* bias, T* __restrict__ y, int ldy, int rows, int cols, int chunk,
+            int rectify) {
+    const Tile t = tile(rows, cols, chunk);
+    if (!t.inside) return;
+    const Floats b = bias ? channels(bias + t.col) : filled(0.f);
+    const int step = blockDim.y;
+    for (int r = t.begin; r < t.end; r += DEEP * step) {
+        Raw raw[DEEP], more[DEEP];
+        EACH_ROW(n) {
+            raw[n] = fetch(x, ldx, r + n * step, t);
+            if (other) more[n] = fetch(other, ldo, r + n * step, t);
+        }
+        EACH_ROW(n) {
+            Floats f = widened(raw[n]), extra = filled(0.f);
+            if (other) extra = widened(more[n]);
+            EACH(i) {
+                f.v[i] += extra.v[i];
+                f.v[i] += b.v[i];
+                if (rectify) f.v[i] = relu(f.v[i]);
+            }
+            keep(y, ldy, r + n * step, t, f);
+        }
+    }
+}
+
+// g' = g where y > 0, else 0. Traffic: reads g and y, writes g', the floor.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    relu_gradient(const T* __restrict__ g, int ldg, const T* __restrict__ y, int ldy,
+                  T* __restrict__ dx, int ldd, int rows, int cols, int chunk) {
+    const Tile t = tile(rows, cols, chunk);
+    const int step = blockDim.y;
+    for (int r = t.begin; r < t.end; r += DEEP * step) {
+        Raw gs[DEEP], ys[DEEP];
+        EACH_ROW(n) {
+            gs[n] = fetch(g, ldg, r + n * step, t);
+            ys[n] = fetch(y, ldy, r + n * step, t);
+        }
+        EACH_ROW(n) {
+            Floats f = widened(gs[n]);
+            const Floats out = widened(ys[n]);
+            EACH(i) f.v[i] = out.v[i] > 0.f ? f.v[i] : 0.f;
+            keep(dx, ldd, r + n * step, t, f);
+        }
+    }
+}
+
+// ---- Bias ---------------------------------------------------------------------------
+
+// partial[chunk, c] = sum g' over the chunk's rows; with y (the output of a fused ReLU)
+// g' = g where y > 0, written to `sent`, else g' = g. Traffic: reads g [and y], writes
+// [g'], the floor.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    column_sums(const T* __restrict__ g, int ldg, const T* __restrict__ y, int ldy,
+                T* __restrict__ sent, int lds, int rows, int cols, int chunk,
+                float* __restrict__ partial) {
+    __shared__ Floats buffer[THREADS];
+    const Tile t = tile(rows, cols, chunk);
+    const int step = blockDim.y;
+    Floats s = filled(0.f);
+    for (int r = t.begin; r < t.end; r += DEEP * step) {
+        Raw gs[DEEP], ys[DEEP];
+        EACH_ROW(n) {
+            gs[n] = fetch(g, ldg, r + n * step, t);
+            if (y) ys[n] = fetch(y, ldy, r + n * step, t);
+        }
+        EACH_ROW(n) {
+            Floats f = widened(gs[n]);
+            if (y) {
+                const Floats out = widened(ys[n]);
+                EACH(i) f.v[i] = out.v[i] > 0.f ? f.v[i] : 0.f;
+                keep(sent, lds, r + n * step, t, f);
+            }
+            EACH(i) s.v[i] += f.v[i];
+        }
+    }
+    s = sum_rows(s, buffer);
+    if (threadIdx.y == 0 && t.inside)
+        EACH(i) partial[(size_t)blockIdx.y * cols + t.col + i] = s.v[i];
+}
+
+// sums[c] = sum of partial[:, c].
+extern "C" __global__ void __launch_bounds__(1024)
+    column_sums_finish(const float* __restrict__ partial, int chunks, int cols,
+                       float* sums) {
+    __shared__ double buffer[32][PARTS + 1];
+    int c = blockIdx.x * 32 + threadIdx.x;
+    double s = 0;
+    for (int i = threadIdx.y; c < cols && i < chunks; i += DEEP * PARTS) {
+        float part[DEEP];
+        EACH_ROW(n) part[n] = partial[(size_t)min(i + n * PARTS, chunks - 1) * cols + c];
+        EACH_ROW(n) if (i + n * PARTS < chunks) s += part[n];
+    }
+    s = sum_parts(s, buffer);
+    c = blockIdx.x * 32 + threadIdx.y;
+    if (threadIdx.x == 0 && c < cols) sums[c] = (float)s;
+}
+
+// ---- The gate of squeeze-and-excitation (Hu et al. 2018) ------------------------------
+
+// A sample has `area` rows and one gate per column: s = z, or the sigmoid of z. A block
+// takes one sample (blockIdx.y) and some columns.
+__device__ __forceinline__ Floats gate_of(const T* z, int cols, int sigmoid,
+                                          const Tile& t) {
+    Floats s = t.inside ? load(z + (size_t)blockIdx.y * cols + t.col) : filled(0.f);
+    if (sigmoid) EACH(i) s.v[i] = 1.f / (1.f + expf(-s.v[i]));
+    return s;
+}
+
+// y = s x [+ residual] [and no less than 0]. Traffic: reads x [and the residual], writes
+// y, the floor.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    gate(const T* __restrict__ x, int ldx, const T* __restrict__ z,
+         const T* __restrict__ residual, int ldr, T* __restrict__ y, int ldy, int rows,
+         int cols, int area, int sigmoid, int rectify) {
+    const Tile t = tile(rows, cols, area);
+    const Floats s = gate_of(z, cols, sigmoid, t);
+    const int step = blockDim.y;
+    for (int r = t.begin; r < t.end; r += DEEP * step) {
+        Raw raw[DEEP], more[DEEP];
+        EACH_ROW(n) {
+            raw[n] = fetch(x, ldx, r + n * step, t);
+            if (residual) more[n] = fetch(residual, ldr, r + n * step, t);
+        }
+        EACH_ROW(n) {
+            Floats f = widened(raw[n]), extra = filled(0.f);
+            if (residual) extra = widened(more[n]);
+            EACH(i) {
+                f.v[i] = fmaf(s.v[i], f.v[i], extra.v[i]);
+                if (rectify) f.v[i] = relu(f.v[i]);
+            }
+            keep(y, ldy, r + n * step, t, f);
+        }
+    }
+}
+
+// dx = s g', dz = sum over the sample of g' x, times s (1 - s) for the sigmoid; g' = g,
+// or g where y > 0, written to `sent`, if y is given. Traffic: reads g, x [and y], writes
+// dx [and g'], the floor.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    gate_gradient(const T* __restrict__ g, int ldg, const T* __restrict__ x, int ldx,
+                  const T* __restrict__ z, const T* __restrict__ y, int ldy,
+                  T* __restrict__ dx, int ldd, T* __restrict__ sent, int lds,
+                  T* __restrict__ dz, int rows, int cols, int area, int sigmoid) {
+    __shared__ Floats buffer[THREADS];
+    const Tile t = tile(rows, cols, area);
+    const Floats s = gate_of(z, cols, sigmoid, t);
+    const int step = blockDim.y;
+    Floats total = filled(0.f);
+    for (int r = t.begin; r < t.end; r += DEEP * step) {
+        Raw gs[DEEP], xs[DEEP], ys[DEEP];
+        EACH_ROW(n) {
+            gs[n] = fetch(g, ldg, r + n * step, t);
+            xs[n] = fetch(x, ldx, r + n * step, t);
+            if (y) ys[n] = fetch(y, ldy, r + n * step, t);
+        }
+        EACH_ROW(n) {
+            Floats d = widened(gs[n]);
+            const Floats f = widened(xs[n]);
+            if (y) {
+                const Floats out = widened(ys[n]);
+                EACH(i) d.v[i] = out.v[i] > 0.f ? d.v[i] : 0.f;
+                if (sent) keep(sent, lds, r + n * step, t, d);
+            }
+            EACH(i) {
+                total.v[i] += d.v[i] * f.v[i];
+                d.v[i] *= s.v[i];
+            }
+            keep(dx, ldd, r + n * step, t, d);
+        }
+    }
+    total = sum_rows(total, buffer);
+    if (threadIdx.y == 0 && t.inside) {
+        if (sigmoid) EACH(i) total.v[i] *= s.v[i] * (1.f - s.v[i]);
+        store(dz + (size_t)blockIdx.y * cols + t.col, total);
+    }
+}

@@ -1,0 +1,225 @@
+"""Normalisation, activations, gates and pooling on a GPU: one kernel each way.
+
+What the kernels do not take goes to the plain array code. Nothing waits for the device.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tinyflow.backend import Array, array_module
+from tinyflow.kernels import pool
+from tinyflow.kernels.cuda import launch
+from tinyflow.kernels.cuda.layout import (
+    contiguous,
+    from_nhwc,
+    from_rows,
+    stored,
+    takes,
+    to_image,
+    to_matrix,
+    to_rows,
+)
+from tinyflow.kernels.engine import Engine, Shape
+from tinyflow.kernels.hooks import Moments, NormGradient
+
+
+class Maps(Engine):
+    """The part of :class:`tinyflow.kernels.cuda.engine.CudaEngine` without products."""
+
+    # --- normalisation, activations, gates -------------------------------------------
+
+    def batch_norm(
+        self,
+        x: Array,
+        residual: Array | None,
+        weight: Array | None,
+        bias: Array | None,
+        running: tuple[Array | None, Array | None],
+        moments: Moments | None,
+        *,
+        training: bool,
+        momentum: float,
+        eps: float,
+        relu: bool,
+    ) -> tuple[Array, NormGradient] | None:
+        """Three passes over memory forward, five back; statistics are float32."""
+        if not takes(x) or not x.size:
+            return None
+        rows, shape = to_rows(x), x.shape
+        affine: dict[str, Any] = {"weight": weight, "bias": bias}
+        if training:
+            kept = self._statistics(rows, eps, momentum, running, moments, affine)
+        else:
+            mean, var = running
+            assert mean is not None and var is not None
+            kept = launch.batch_norm_affine(mean, var, eps, **affine)
+        extra = None if residual is None else to_rows(residual)
+        y = launch.batch_norm_apply(
+            rows, kept.scale, kept.shift, residual=extra, relu=relu
+        )
+        output = y if relu and residual is not None else None
+
+        def back(g: Array, wanted: bool) -> tuple[Array | None, Array, Array, Array]:
+            sent = to_rows(g)
+            if output is not None:  # the residual's gradient is written on the way
+                masked = array_module(sent).empty(sent.shape, sent.dtype)
+                found = launch.batch_norm_gradients(
+                    sent, rows, kept, y=output, masked=masked, batch=training
+                )
+                sent, through = masked, False
+            else:
+                found = launch.batch_norm_gradients(
+                    sent, rows, kept, relu=relu, batch=training
+                )
+                through = relu
+            dx = None
+            if wanted:
+                dx = from_rows(
+                    launch.batch_norm_input_grad(sent, rows, kept, found, relu=through),
+                    shape,
+                )
+            return dx, found.weight, found.bias, from_rows(sent, shape)
+
+        return from_rows(y, shape), back
+
+    def _statistics(
+        self,
+        rows: Array,
+        eps: float,
+        momentum: float,
+        running: tuple[Array | None, Array | None],
+        moments: Moments | None,
+        affine: dict[str, Any],
+    ) -> launch.Statistics:
+        """Of the batch, measured here or known already; the running ones follow."""
+        mean, var = running
+        if moments is None:
+            return launch.batch_norm_statistics(
+                rows,
+                eps,
+                momentum=momentum,
+                running_mean=mean,
+                running_var=var,
+                **affine,
+            )
+        return launch.batch_norm_affine(
+            *moments(),
+            eps,
+            count=rows.shape[0],
+            momentum=momentum,
+            running_mean=mean,
+            running_var=var,
+            **affine,
+        )
+
+    def moments(self, x: Array) -> tuple[Array, Array]:
+        """Mean and variance of each channel, float32."""
+        if not takes(x) or not x.size:
+            return super().moments(x)
+        found = launch.batch_norm_statistics(to_rows(x), 0.0)
+        return found.mean, found.var
+
+    def relu(self, x: Array) -> Array:
+        """The maximum of x and 0."""
+        if not takes(x) or x.ndim not in (2, 4):
+            return super().relu(x)
+        return from_rows(launch.relu(to_rows(x)), x.shape)
+
+    def relu_grad(self, g: Array, y: Array) -> Array:
+        """The gradient g where y > 0, else 0."""
+        if not takes(g, y) or g.ndim not in (2, 4):
+            return super().relu_grad(g, y)
+        return from_rows(launch.relu_grad(to_rows(g), to_rows(y)), g.shape)
+
+    def gate(self, x: Array, s: Array, sigmoid: bool = False) -> Array:
+        """One number for each map of x (N, C, H, W), from s (N, C, 1, 1)."""
+        if not takes(x, s) or not x.size:
+            return super().gate(x, s, sigmoid)
+        y = launch.gate(to_rows(x), to_matrix(s), sigmoid=sigmoid)
+        return from_rows(y, x.shape)
+
+    def gate_grad(
+        self,
+        g: Array,
+        x: Array,
+        s: Array,
+        need: tuple[bool, ...],
+        sigmoid: bool = False,
+    ) -> tuple[Array | None, Array | None]:
+        """Both gradients in one pass."""
+        if not takes(g, x, s) or not x.size:
+            return super().gate_grad(g, x, s, need, sigmoid)
+        dx, ds = launch.gate_grad(
+            to_rows(g), to_rows(x), to_matrix(s), sigmoid=sigmoid
+        )
+        return from_rows(dx, x.shape), ds.reshape(s.shape)
+
+    def sigmoid(self, x: Array) -> Array:
+        """1 / (1 + e⁻ˣ), computed in float32: its arguments are few."""
+        if x.dtype.name != "bfloat16":
+            return super().sigmoid(x)
+        return super().sigmoid(x.astype("float32")).astype(x.dtype)
+
+    def sigmoid_grad(self, g: Array, y: Array) -> Array:
+        """The gradient g y (1 - y), computed in float32."""
+        if g.dtype.name != "bfloat16":
+            return super().sigmoid_grad(g, y)
+        found = super().sigmoid_grad(g.astype("float32"), y.astype("float32"))
+        return found.astype(g.dtype)
+
+    # --- maps ------------------------------------------------------------------------
+
+    def max_pool2d(self, x: Array, how: pool.How) -> tuple[Array, Array]:
+        """See :func:`tinyflow.kernels.pool.max_pool2d_forward`."""
+        if not takes(x) or how[0][0] * how[0][1] > 256:
+            return super().max_pool2d(x, how)
+        y, taps = launch.max_pool2d(to_image(x), *how)
+        return from_nhwc(y), from_nhwc(taps)
+
+    def max_pool2d_input_grad(
+        self, g: Array, argmax: Array, x_shape: Shape, how: pool.How
+    ) -> Array:
+        """See :func:`tinyflow.kernels.pool.max_pool2d_input_grad`."""
+        if not takes(g) or argmax.dtype != np.uint8:
+            return super().max_pool2d_input_grad(g, argmax, x_shape, how)
+        taps, shape = argmax.transpose(0, 2, 3, 1), stored(x_shape)
+        return from_nhwc(
+            launch.max_pool2d_input_grad(to_image(g), taps, shape, *how[:4])
+        )
+
+    def avg_pool2d(self, x: Array, how: tuple[Any, ...]) -> Array:
+        """See :func:`tinyflow.kernels.pool.avg_pool2d_forward`."""
+        if not takes(x):
+            return super().avg_pool2d(x, how)
+        return from_nhwc(launch.avg_pool2d(to_image(x), *how))
+
+    def avg_pool2d_input_grad(
+        self, g: Array, x_shape: Shape, how: tuple[Any, ...]
+    ) -> Array:
+        """See :func:`tinyflow.kernels.pool.avg_pool2d_input_grad`."""
+        if not takes(g):
+            return super().avg_pool2d_input_grad(g, x_shape, how)
+        kernel, stride, padding, _, *rest = how
+        shape = stored(x_shape)
+        return from_nhwc(
+            launch.avg_pool2d_input_grad(
+                to_image(g), shape, kernel, stride, padding, *rest
+            )
+        )
+
+    def map_mean(self, x: Array) -> Array:
+        """The mean (N, C) of each map."""
+        if not takes(x) or not x.size:
+            return super().map_mean(x)
+        return launch.global_avg_pool2d(to_image(x))
+
+    def map_mean_input_grad(self, g: Array, x_shape: Shape) -> Array:
+        """Each g, divided, at every pixel of its map."""
+        if not takes(g) or not g.size:
+            return super().map_mean_input_grad(g, x_shape)
+        return from_nhwc(
+            launch.global_avg_pool2d_input_grad(contiguous(g), (x_shape[2], x_shape[3]))
+        )

@@ -1,0 +1,216 @@
+"""Compiled units, and what every launch has in common: checks, vectors, tiles.
+
+An activation array is passed in the shape of memory: rows (M, C), or images
+(N, H, W, C). float32 is ``float32``; bfloat16 is the dtype of that name or, where there
+is none, its bits in a ``uint16`` array. Nothing here waits for the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple, Protocol, TypeAlias
+
+import numpy as np
+
+from tinyflow.backend import Array, _cupy, array_module
+from tinyflow.kernels.cuda.source import Variant, text, widest
+
+Dims: TypeAlias = tuple[int, ...]
+
+NULL = np.uint64(0)
+"""The pointer to nothing."""
+
+THREADS = 256
+"""Threads of a block; THREADS in common.cuh."""
+
+DEEP = 4
+"""Rows a thread asks for at a time; DEEP in common.cuh."""
+
+PARTS = 32
+"""Threads that add up one channel's partial sums; PARTS in common.cuh."""
+
+BLOCKS = 512
+"""Blocks a reduction is spread over, at most: a few for each multiprocessor of a large
+GPU. It does not depend on the GPU, so the order of the sums does not either."""
+
+
+class Module(Protocol):
+    """A compiled unit."""
+
+    def get_function(self, name: str) -> Callable[..., None]:
+        """The kernel of that name: call it with (grid, block, arguments)."""
+
+
+def compile_with_cupy(variant: Variant) -> Module:
+    """Compiled by NVRTC for the current device at first use, then kept on disk."""
+    module: Module = _cupy().RawModule(
+        code=text(variant.unit), options=("-std=c++14", *variant.options)
+    )
+    return module
+
+
+_compile: Callable[[Variant], Module] = compile_with_cupy
+_kernels: dict[tuple[Variant, str], Callable[..., None]] = {}
+
+
+@contextmanager
+def compiled_by(compiler: Callable[[Variant], Module]) -> Iterator[None]:
+    """Take kernels from another compiler: the tests' host emulation."""
+    global _compile, _kernels
+    before = _compile, _kernels
+    _compile, _kernels = compiler, {}
+    try:
+        yield
+    finally:
+        _compile, _kernels = before
+
+
+def launch(variant: Variant, name: str, grid: Dims, block: Dims, *args: Any) -> None:
+    """Launch a kernel on the current stream.
+
+    Arguments are arrays, None for a null pointer, or NumPy scalars of exactly the
+    kernel's types; a Python int is an int32, a Python float a float32.
+    """
+    kernel = _kernels.get((variant, name))
+    if kernel is None:
+        kernel = _compile(variant).get_function(name)
+        _kernels[variant, name] = kernel
+    kernel(grid, block, tuple(map(_argument, args)))
+
+
+def _argument(value: Any) -> Any:
+    if value is None:
+        return NULL
+    if type(value) is int:
+        return np.int32(value)
+    return np.float32(value) if type(value) is float else value
+
+
+def address(x: Array) -> int:
+    """Where the first entry lies."""
+    if isinstance(x, np.ndarray):
+        return int(x.ctypes.data)
+    return int(x.data.ptr)  # CuPy
+
+
+def dtype_of(name: str, *arrays: Array | None) -> str:
+    """The one type of those activations, "float32" or "bfloat16"; TypeError if none."""
+    found = {a.dtype.name for a in arrays if a is not None}
+    if found == {"float32"}:
+        return "float32"
+    if found in ({"bfloat16"}, {"uint16"}):
+        return "bfloat16"
+    raise TypeError(f"{name}: needs float32 or bfloat16 throughout, got {found}")
+
+
+def floats(name: str, size: int, *arrays: Array | None) -> None:
+    """Check contiguous float32 vectors of that size; None is allowed."""
+    for a in arrays:
+        if a is not None and (
+            a.dtype != np.float32 or a.shape != (size,) or not a.flags.c_contiguous
+        ):
+            raise TypeError(f"{name}: needs float32 ({size},), got {a.dtype} {a.shape}")
+
+
+def step(name: str, x: Array) -> int:
+    """Distance of two rows of a matrix (M, C), in entries; its columns are adjacent."""
+    if x.ndim != 2:
+        raise ValueError(f"{name}: needs rows (M, C), got {x.shape}")
+    (m, c), (down, right) = x.shape, x.strides
+    if x.size == 0:
+        return int(c)
+    if c > 1 and right != x.itemsize:
+        raise ValueError(f"{name}: the columns of a row must be adjacent")
+    if m <= 1:
+        return int(c)
+    if down < c * x.itemsize or down % x.itemsize:
+        raise ValueError(f"{name}: rows overlap or run backwards")
+    return int(down // x.itemsize)
+
+
+class Rows(NamedTuple):
+    """Matrices of one shape and type that one kernel walks over together."""
+
+    variant: Variant
+    m: int
+    c: int
+    steps: tuple[int, ...]
+    """Distance of two rows, one for each matrix; 0 for None."""
+
+
+def rows(unit: str, name: str, *matrices: Array | None) -> Rows:
+    """Check them and choose the widest vector all of them allow."""
+    dtype, first = dtype_of(name, *matrices), matrices[0]
+    assert first is not None
+    for a in matrices:
+        if a is not None and a.shape != first.shape:
+            raise ValueError(f"{name}: shapes {first.shape} and {a.shape} differ")
+    steps = tuple(0 if a is None else step(name, a) for a in matrices)
+    m, c = first.shape
+    wide = widest(dtype)
+    fits = all(n % wide == 0 for n in (c, *steps)) and aligned(*matrices)
+    return Rows(Variant(unit, dtype, wide if fits else 1), int(m), int(c), steps)
+
+
+def aligned(*arrays: Array | None) -> bool:
+    """Whether each begins at a multiple of 16 bytes."""
+    return all(a is None or address(a) % 16 == 0 for a in arrays)
+
+
+def as_rows(name: str, x: Array) -> Array:
+    """The rows (N H W, C) of an image (N, H, W, C), a view; see :func:`step`."""
+    if x.ndim != 4:
+        raise ValueError(f"{name}: needs images (N, H, W, C), got {x.shape}")
+    matrix: Array = x.reshape(-1, x.shape[3]) if x.size else x.reshape(0, 1)
+    if x.size and address(matrix) != address(x):
+        raise ValueError(f"{name}: the pixels must follow each other evenly in memory")
+    return matrix
+
+
+class Tiles(NamedTuple):
+    """How blocks share the columns and rows of a matrix; Tile in common.cuh."""
+
+    grid: Dims
+    block: Dims
+    chunk: int
+    """Rows of a chunk."""
+
+    @property
+    def chunks(self) -> int:
+        """How many chunks there are."""
+        return self.grid[1]
+
+
+def tiles(m: int, c: int, vector: int, blocks: int = BLOCKS) -> Tiles:
+    """Tiles of an (m, c) matrix for about `blocks` blocks, at least a few rows each.
+
+    Up to 64 threads lie along a row, evenly spread: 48 vectors make one tile of 48, not
+    two of 32. A thread takes whole groups of DEEP rows where there are enough.
+    """
+    across = -(-c // vector)
+    width = -(-across // 64)
+    x = -(-across // width)
+    y = max(1, min(THREADS // x, m))
+    unit = y * DEEP
+    chunk = unit * max(1, -(-m * width // (unit * blocks)))
+    chunk = max(chunk, -(-m // 65535))
+    return Tiles((width, -(-m // chunk)), (x, y), chunk)
+
+
+APPLY_BLOCKS = 16 * BLOCKS
+"""Blocks of a pass that adds nothing up across them."""
+
+
+def empty_like(x: Array, out: Array | None = None) -> Array:
+    """`out`, or a new C-contiguous array of x's shape, dtype and library."""
+    if out is not None:
+        return out
+    new: Array = array_module(x).empty(x.shape, x.dtype)
+    return new
+
+
+def new_floats(like: Array, *shape: int) -> Array:
+    """A new float32 array of `like`'s library."""
+    new: Array = array_module(like).empty(shape, np.float32)
+    return new

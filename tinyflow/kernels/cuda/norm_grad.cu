@@ -1,0 +1,183 @@
+// Batch normalisation (Ioffe & Szegedy 2015), backward, over the rows of a matrix.
+//
+// Traffic, in passes over a matrix of activations: the sums read g and x, the input
+// gradient reads them again and writes dx: 5, the floor unless they fit into the cache. A
+// fused ReLU costs one read of y more in each of the two, or none where its sign can be
+// recomputed from x; with a residual the first writes g' and the second reads it instead
+// of g and y: 7.
+#include "common.cuh"
+
+// How the ReLU's sign is known: there is none, from y, or from scale x + shift (only
+// without a residual, and it saves reading y).
+enum Mask { NONE = 0, FROM_Y = 1, FROM_X = 2 };
+
+// DEEP rows of g, x and, where the mask needs it, y.
+struct Group {
+    Raw g[DEEP], x[DEEP], y[DEEP];
+};
+
+template <int MASK>
+__device__ __forceinline__ Group fetch_group(const T* g, int ldg, const T* x, int ldx,
+                                             const T* y, int ldy, int row,
+                                             const Tile& t) {
+    Group group;
+    EACH_ROW(n) {
+        const int r = row + n * blockDim.y;
+        group.g[n] = fetch(g, ldg, r, t);
+        group.x[n] = fetch(x, ldx, r, t);
+        if (MASK == FROM_Y) group.y[n] = fetch(y, ldy, r, t);
+    }
+    return group;
+}
+
+// g' = g where the ReLU let pass, 0 elsewhere. With FROM_X the sign is that of the very
+// number bn_apply stored.
+template <int MASK>
+__device__ __forceinline__ Floats masked(Floats g, const Floats& x, const Raw& y,
+                                         const Floats& scale, const Floats& shift) {
+    Floats out = filled(1.f);
+    if (MASK == FROM_Y) out = widened(y);
+    if (MASK == FROM_X)
+        EACH(i) out.v[i] = rounded(fmaf(x.v[i], scale.v[i], shift.v[i]));
+    EACH(i) g.v[i] = out.v[i] > 0.f ? g.v[i] : 0.f;
+    return g;
+}
+
+template <int MASK>
+__device__ __forceinline__ void add_up(const T* __restrict__ g, int ldg,
+                                       const T* __restrict__ x, int ldx,
+                                       const T* __restrict__ y, int ldy,
+                                       T* __restrict__ sent, int lds,
+                                       const Floats& mean, const Floats& scale,
+                                       const Floats& shift, const Tile& t, Floats& s,
+                                       Floats& q) {
+    const int step = blockDim.y;
+    for (int r = t.begin; r < t.end; r += DEEP * step) {
+        const Group group = fetch_group<MASK>(g, ldg, x, ldx, y, ldy, r, t);
+        EACH_ROW(n) {
+            const Floats f = widened(group.x[n]);
+            const Floats d =
+                masked<MASK>(widened(group.g[n]), f, group.y[n], scale, shift);
+            if (MASK == FROM_Y && sent) keep(sent, lds, r + n * step, t, d);
+            EACH(i) {  // beyond the last row g is 0
+                s.v[i] += d.v[i];
+                q.v[i] += d.v[i] * (f.v[i] - mean.v[i]);
+            }
+        }
+    }
+}
+
+// Per chunk and channel: sum g' and sum g' (x - mean), with g' = g where the ReLU let
+// pass and 0 elsewhere. With FROM_Y, g' is written to `sent` unless that is null: it is
+// the residual's gradient. partial is (2, chunks, cols). Traffic: reads g, x [and y],
+// writes [g'], the floor.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    bn_gradient_sums(const T* g, int ldg, const T* x, int ldx, const T* y, int ldy,
+                     const float* mean, const float* scale, const float* shift, T* sent,
+                     int lds, int rows, int cols, int chunk, int mask,
+                     float* __restrict__ partial) {
+    __shared__ Floats buffer[THREADS];
+    const Tile t = tile(rows, cols, chunk);
+    Floats s = filled(0.f), q = filled(0.f), m = s, a = s, b = s;
+    if (t.inside) {
+        m = channels(mean + t.col);
+        if (mask == FROM_X) {
+            a = channels(scale + t.col);
+            b = channels(shift + t.col);
+        }
+        if (mask == NONE)
+            add_up<NONE>(g, ldg, x, ldx, y, ldy, sent, lds, m, a, b, t, s, q);
+        if (mask == FROM_Y)
+            add_up<FROM_Y>(g, ldg, x, ldx, y, ldy, sent, lds, m, a, b, t, s, q);
+        if (mask == FROM_X)
+            add_up<FROM_X>(g, ldg, x, ldx, y, ldy, sent, lds, m, a, b, t, s, q);
+    }
+    s = sum_rows(s, buffer);
+    q = sum_rows(q, buffer);
+    if (threadIdx.y == 0 && t.inside) {
+        float* at = partial + (size_t)blockIdx.y * cols + t.col;
+        EACH(i) {
+            at[i] = s.v[i];
+            at[(size_t)gridDim.y * cols + i] = q.v[i];
+        }
+    }
+}
+
+// dgamma = inv_std sum g' (x - mean), dbeta = sum g', and for dx = scale g' + b x + c
+//   b = -scale inv_std dgamma / M,   c = -b mean - scale dbeta / M;
+// both 0 if the statistics were constants (batch = 0).
+extern "C" __global__ void __launch_bounds__(1024)
+    bn_gradient_finish(const float* __restrict__ partial, int chunks, int rows, int cols,
+                       const float* mean, const float* inv_std, const float* scale,
+                       int batch, float* dgamma, float* dbeta, float* b, float* c) {
+    __shared__ double buffer[32][PARTS + 1];
+    int k = blockIdx.x * 32 + threadIdx.x;
+    double s = 0, q = 0;
+    for (int i = threadIdx.y; k < cols && i < chunks; i += DEEP * PARTS) {
+        float si[DEEP], qi[DEEP];
+        EACH_ROW(n) {
+            const float* at = partial + (size_t)min(i + n * PARTS, chunks - 1) * cols + k;
+            si[n] = at[0], qi[n] = at[(size_t)chunks * cols];
+        }
+        EACH_ROW(n) if (i + n * PARTS < chunks) {
+            s += si[n];
+            q += qi[n];
+        }
+    }
+    s = sum_parts(s, buffer);
+    q = sum_parts(q, buffer);
+    k = blockIdx.x * 32 + threadIdx.y;
+    if (threadIdx.x || k >= cols) return;
+    q *= inv_std[k];
+    dbeta[k] = (float)s;
+    dgamma[k] = (float)q;
+    const double slope = batch ? -(double)scale[k] * inv_std[k] * q / rows : 0;
+    b[k] = (float)slope;
+    c[k] = batch ? (float)(-slope * mean[k] - scale[k] * s / rows) : 0.f;
+}
+
+template <int MASK>
+__device__ __forceinline__ void send(const T* __restrict__ g, int ldg,
+                                     const T* __restrict__ x, int ldx,
+                                     const T* __restrict__ y, int ldy,
+                                     T* __restrict__ dx, int ldd,
+                                     T* __restrict__ sent, int lds, const Floats& scale,
+                                     const Floats& shift, const Floats& b,
+                                     const Floats& c, int add, const Tile& t) {
+    const int step = blockDim.y;
+    for (int r = t.begin; r < t.end; r += DEEP * step) {
+        const Group group = fetch_group<MASK>(g, ldg, x, ldx, y, ldy, r, t);
+        Raw before[DEEP];
+        if (add) EACH_ROW(n) before[n] = fetch(dx, ldd, r + n * step, t);
+        EACH_ROW(n) {
+            const Floats f = widened(group.x[n]);
+            const Floats d =
+                masked<MASK>(widened(group.g[n]), f, group.y[n], scale, shift);
+            if (MASK == FROM_Y && sent) keep(sent, lds, r + n * step, t, d);
+            Floats out = filled(0.f);
+            if (add) out = widened(before[n]);
+            EACH(i) out.v[i] += fmaf(scale.v[i], d.v[i], fmaf(b.v[i], f.v[i], c.v[i]));
+            keep(dx, ldd, r + n * step, t, out);
+        }
+    }
+}
+
+// dx = scale g' + b x + c, added to what dx holds if `add`; g' and `sent` as above.
+// Traffic: reads g, x [and y], writes dx [and g'], the floor.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    bn_input_gradient(const T* g, int ldg, const T* x, int ldx, const T* y, int ldy,
+                      const float* scale, const float* shift, const float* b,
+                      const float* c, T* dx, int ldd, T* sent, int lds, int rows,
+                      int cols, int chunk, int mask, int add) {
+    const Tile t = tile(rows, cols, chunk);
+    if (!t.inside) return;
+    const Floats a = channels(scale + t.col), bb = channels(b + t.col),
+                 cc = channels(c + t.col);
+    const Floats s = mask == FROM_X ? channels(shift + t.col) : filled(0.f);
+    if (mask == NONE)
+        send<NONE>(g, ldg, x, ldx, y, ldy, dx, ldd, sent, lds, a, s, bb, cc, add, t);
+    if (mask == FROM_Y)
+        send<FROM_Y>(g, ldg, x, ldx, y, ldy, dx, ldd, sent, lds, a, s, bb, cc, add, t);
+    if (mask == FROM_X)
+        send<FROM_X>(g, ldg, x, ldx, y, ldy, dx, ldd, sent, lds, a, s, bb, cc, add, t);
+}
