@@ -252,14 +252,18 @@ def gradients(model: nn.Module, images: np.ndarray, labels: np.ndarray, **tape):
 
 @pytest.mark.parametrize("name", ["resnet20", "se_resnet20", "vgg11_bn", "densenet121"])
 def test_networks_agree_with_double_precision(native, name):
-    images, labels = RNG.standard_normal((4, 3, 32, 32)), RNG.integers(0, 10, 4)
-    if name == "densenet121":
-        images = RNG.standard_normal((2, 3, 64, 64))
-        labels = labels[:2]
+    rng = np.random.default_rng(0)
+    shape = (2, 3, 64, 64) if name == "densenet121" else (4, 3, 32, 32)
+    images, labels = rng.standard_normal(shape), rng.integers(0, 10, shape[0])
     size = images.shape[-1]
     model = models.build_model(name, image_size=size)
     if hasattr(model, "classifier") and isinstance(model.classifier, nn.Sequential):
         model.classifier.eval()  # no dropout
+    for _, module in model.named_modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.bias.data[...] = (
+                4  # ReLUs stay clear of 0, where rounding flips them
+            )
     single = images.astype(np.float32)
     with forced(native):
         loss, found = gradients(model, single, labels, fuse=True)
@@ -270,8 +274,8 @@ def test_networks_agree_with_double_precision(native, name):
     assert loss == again and abs(loss - exact) <= 1e-4 * exact
     for path, g in found.items():  # fusing operators changes no bit
         assert np.array_equal(g, composed[path]), path
-    # Deep networks amplify rounding: no worse than NumPy's own float32.
-    assert distance(found, expected) <= 2 * distance(plain, expected) + 1e-5
+    # Deep networks amplify rounding: about as far off as NumPy's own float32.
+    assert distance(found, expected) <= 4 * distance(plain, expected) <= 1e-4
 
 
 def distance(gradients, expected):
