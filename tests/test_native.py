@@ -360,12 +360,12 @@ def test_threads_and_forks_change_no_bit(tmp_path):
 
 
 def test_what_cannot_be_is_said(tmp_path):
-    place = {"XDG_CACHE_HOME": str(tmp_path)}
+    place = {"XDG_CACHE_HOME": str(tmp_path), "TINYFLOW_ENGINE": "auto"}
     script = "from tinyflow.native.library import load; print(load())"
     assert "python -m tinyflow.native builds it" in run(script, **place).stdout
-    demanded = run(script, **place, TINYFLOW_ENGINE="native").stderr
+    demanded = run(script, **{**place, "TINYFLOW_ENGINE": "native"}).stderr
     assert "the C kernels are not built" in demanded.splitlines()[-1]
-    wrong = run(script, **place, TINYFLOW_ENGINE="fast").stderr
+    wrong = run(script, **{**place, "TINYFLOW_ENGINE": "fast"}).stderr
     assert "use one of auto, numpy, native" in wrong.splitlines()[-1]
     for compiler, reason in (("/bin/false", "failed"), ("none-such", "no C compiler")):
         built = subprocess.run(

@@ -19,6 +19,7 @@ from tinyflow.kernels.engine import engine
 from tinyflow.kernels.hooks import Moments
 from tinyflow.kernels.layout import swap, to_hwnc
 from tinyflow.ops.conv import Padding, Pair, pair
+from tinyflow.ops.elementwise import gated
 from tinyflow.ops.stack import ChannelStack
 from tinyflow.tape import active_tape, fusing, mark
 from tinyflow.tensor import Tensor, fork
@@ -376,12 +377,15 @@ class SqueezeExcitation(Module):
         self.fc1 = Conv2d(channels, squeezed, 1, rng=rng)
         self.fc2 = Conv2d(squeezed, channels, 1, rng=rng)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) → the same shape."""
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """(N, C, H, W) → the same shape; with a residual r, relu(y + r)."""
         scale, squeeze = fork(x, "scale", "squeeze")
         z = ops.mean(squeeze, dim=(2, 3), keepdim=True)  # (N, C, 1, 1)
-        s = ops.sigmoid(self.fc2(ops.relu(self.fc1(z))))
-        return ops.mul(scale, s)
+        z = self.fc2(ops.relu(self.fc1(z)))
+        if fusing() and engine(z.data).mixed:  # a GPU does all of it in one pass
+            return gated(scale, z, residual)
+        y = ops.mul(scale, ops.sigmoid(z))
+        return y if residual is None else ops.relu(ops.add(y, residual))
 
 
 def norm_relu(norm: BatchNorm2d, x: Tensor, name: str = "") -> Tensor:
@@ -408,10 +412,12 @@ def add_relu(
 ) -> Tensor:
     """relu(H) with H = gate(norm(x)) + shortcut, marked "H".
 
-    One pass over memory where nobody looks in between and there is no gate.
+    As few passes over memory as the engine allows where nobody looks in between.
     """
     if (gate is None or isinstance(gate, Identity)) and fusing():
         return norm.forward(x, relu=True, residual=shortcut)
+    if isinstance(gate, SqueezeExcitation) and fusing():
+        return gate.forward(norm(x), shortcut)
     f = norm(x) if gate is None else gate(norm(x))
     return ops.relu(mark(ops.add(f, shortcut), "H"))
 

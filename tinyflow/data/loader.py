@@ -11,6 +11,9 @@ from numpy.typing import DTypeLike, NDArray
 from tinyflow.data.augment import normalize, random_crop_flip
 from tinyflow.data.base import DataError, Dataset
 
+RawBatch = tuple[int, NDArray[np.uint8], NDArray[np.int64]]
+"""Number of a batch in its epoch, images as bytes (N, C, H, W), and labels (N,)."""
+
 Batch = tuple[NDArray[np.floating[Any]], NDArray[np.int64]]
 """Normalised images (N, C, H, W) and labels (N,)."""
 
@@ -98,28 +101,36 @@ class Loader:
         Raises:
             DataError: If `k` is negative or `start` is not 0..len(self).
         """
+        return self._batches(k, self.raw(k, start=start))
+
+    def raw(self, k: int, *, start: int = 0) -> Iterator[RawBatch]:
+        """The batches of epoch `k` as bytes: neither augmented nor normalised.
+
+        For whoever does both elsewhere; arguments and errors as for :meth:`epoch`.
+        """
         if k < 0:
             raise DataError(f"Epochs are numbered from 0, so there is no epoch {k}.")
         if not 0 <= start <= len(self):
             raise DataError(
                 f"An epoch has {len(self)} batches, so it cannot start at {start}."
             )
-        return self._batches(k, start)
+        return self._chosen(k, start)
 
-    def _batches(self, k: int, start: int) -> Iterator[Batch]:
+    def _chosen(self, k: int, start: int) -> Iterator[RawBatch]:
         data = self.dataset
         order = np.arange(len(data))
         if self.shuffle:
             order = self._rng(k, _ORDER).permutation(len(data))
         for index in range(start, len(self)):
             chosen = order[index * self.batch_size : (index + 1) * self.batch_size]
-            images = data.images[chosen]
+            yield index, data.images[chosen], data.labels[chosen]
+
+    def _batches(self, k: int, raw: Iterator[RawBatch]) -> Iterator[Batch]:
+        mean, std = self.dataset.mean, self.dataset.std
+        for index, images, labels in raw:
             if self.augment:
                 images = random_crop_flip(images, self._rng(k, _AUGMENT, index))
-            yield (
-                normalize(images, data.mean, data.std, self.dtype),
-                data.labels[chosen],
-            )
+            yield normalize(images, mean, std, self.dtype), labels
 
     def _rng(self, *key: int) -> np.random.Generator:
         """Return the generator of one purpose, independent of all others."""

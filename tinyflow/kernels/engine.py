@@ -18,7 +18,7 @@ import numpy as np
 from tinyflow.backend import Array, array_module
 from tinyflow.kernels import conv, norm, pool, update
 from tinyflow.kernels.hooks import Hooks
-from tinyflow.kernels.layout import swap, to_rows
+from tinyflow.kernels.layout import swap
 
 How = tuple[conv.Pair, conv.Border, conv.Pair, int]
 """Stride, padding, dilation and groups of a convolution."""
@@ -75,23 +75,13 @@ class Engine(Hooks):
 
         With `y`, the output of a ReLU, g is first sent back through it.
         """
-        g = norm.through_relu(g, y)
-        return *norm.gradient_sums(g, x, mean), g
+        return norm.gradient_sums(g, x, mean, y)
 
     def normalize_input_grad(
         self, g: Array, x: Array, a: Array, b: Array, c: Array
     ) -> Array:
         """See :func:`tinyflow.kernels.norm.input_grad`."""
         return norm.input_grad(g, x, a, b, c)
-
-    def relu(self, x: Array) -> Array:
-        """The maximum of x and 0."""
-        y: Array = array_module(x).maximum(x, 0)
-        return y
-
-    def relu_grad(self, g: Array, y: Array) -> Array:
-        """The gradient g where y > 0, else 0."""
-        return g * (y > 0)
 
     def max_pool2d(self, x: Array, how: pool.How) -> tuple[Array, Array]:
         """See :func:`tinyflow.kernels.pool.max_pool2d_forward`."""
@@ -105,12 +95,7 @@ class Engine(Hooks):
 
     def channel_sum(self, g: Array) -> Array:
         """Σ over all but the channels of (N, C, H, W)."""
-        return norm.column_sum(to_rows(g), g.shape[0])
-
-    def add(self, a: Array, b: Array, out: Array | None = None) -> Array:
-        """The sum a + b of two arrays of one shape, new or written to `out`."""
-        y: Array = array_module(a).add(a, b, out=out)
-        return y
+        return norm.channel_sum(g)
 
     def sgd(self, entries: list[Entry], options: Sequence[Options]) -> None:
         """One step of SGD on all parameters, in place.

@@ -49,6 +49,20 @@ class Hooks:
 
     # --- linear algebra --------------------------------------------------------------
 
+    def relu(self, x: Array) -> Array:
+        """The maximum of x and 0."""
+        y: Array = array_module(x).maximum(x, 0)
+        return y
+
+    def relu_grad(self, g: Array, y: Array) -> Array:
+        """The gradient g where y > 0, else 0."""
+        return g * (y > 0)
+
+    def add(self, a: Array, b: Array, out: Array | None = None) -> Array:
+        """The sum a + b of two arrays of one shape, new or written to `out`."""
+        y: Array = array_module(a).add(a, b, out=out)
+        return y
+
     def product(self, a: Array, b: Array) -> Array:
         """Matrix product a b of two 2-d arrays in any memory order."""
         result: Array = a @ b
@@ -111,6 +125,30 @@ class Hooks:
     ) -> tuple[Array | None, Array | None]:
         """∂L/∂x = g s and ∂L/∂s = g x, the latter perhaps still to be summed."""
         return g * s if need[0] else None, g * x if need[1] else None
+
+    def sigmoid_gate(self, x: Array, z: Array, residual: Array | None) -> Array:
+        """The product σ(z) x; with a residual r, max(σ(z) x + r, 0)."""
+        y = self.gate(x, self.sigmoid(z))
+        return y if residual is None else self.relu(self.add(y, residual))
+
+    def sigmoid_gate_grad(
+        self,
+        g: Array,
+        x: Array,
+        z: Array,
+        y: Array | None,
+        need: tuple[bool, ...],
+    ) -> list[Array | None]:
+        """∂L/∂x = g' σ(z), ∂L/∂z = g' x σ'(z), perhaps to be summed, and ∂L/∂r = g'.
+
+        With `y`, the output if there was a residual, g' = g where y > 0; else there is
+        no r, and g' = g.
+        """
+        s = self.sigmoid(z)
+        sent = g if y is None else self.relu_grad(g, y)
+        dx, ds = self.gate_grad(sent, x, s, need)
+        dz = None if ds is None else self.sigmoid_grad(ds, s)
+        return [dx, dz] if y is None else [dx, dz, sent]
 
     def sigmoid(self, x: Array) -> Array:
         """1 / (1 + e⁻ˣ), without overflow."""

@@ -2,69 +2,152 @@
 
 x, g, y and the residual are (N, C, H, W); what belongs to a channel is (C,). All of it
 is done on the (H W N, C) matrix, where a channel is a column; x may be a slice of the
-channels of a wider buffer.
+channels of a wider buffer. On the CPU the rows are done in blocks that stay in the
+cache from one array operation to the next, and where the matrix lies close its rows are
+taken N at a time, (H W, N C), since NumPy is slow on short rows.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import numpy as np
+
 from tinyflow.backend import Array, array_module
 from tinyflow.kernels.layout import from_rows, to_rows
+from tinyflow.kernels.scratch import scratch
+
+BLOCK = 1 << 15
+"""Entries of a block."""
+
+SHORT = 256
+"""Rows of fewer channels are taken N at a time."""
 
 
 def moments(x: Array) -> tuple[Array, Array]:
     """Mean and variance of each channel, the variance with 1/M of its M values."""
-    rows = to_rows(x)
-    m = rows.shape[0]
-    mean = column_sum(rows, x.shape[0]) / m
-    centred = rows - mean
-    centred *= centred
-    return mean, column_sum(centred, x.shape[0]) / m
+    (rows,), n = _matrices(x)
+    m = x.size // x.shape[1]
+    near = rows[0] + 0  # about a sample: a mean far above the deviation costs nothing
+    near = _spread(near[: x.shape[1]], n)
+    first, second = _zero_sums(rows), _zero_sums(rows)
+    for block in _blocks(rows):
+        centred = scratch("product", rows[block].shape, x)
+        array_module(x).subtract(rows[block], near, out=centred)
+        first += centred.sum(axis=0)
+        centred *= centred
+        second += centred.sum(axis=0)
+    mean, square = _fold(first, n) / m, _fold(second, n) / m
+    var = square - mean * mean
+    dtype = x.dtype
+    return (mean + _fold(near, n) / n).astype(dtype), array_module(x).maximum(
+        var, 0
+    ).astype(dtype)
 
 
 def normalize(
     x: Array, scale: Array, shift: Array, residual: Array | None, relu: bool
 ) -> Array:
     """Scale x + shift, plus the residual, then max(·, 0) with `relu`: a new array."""
-    y: Array = to_rows(x) * scale
-    y += shift
-    if residual is not None:
-        y += to_rows(residual)
-    if relu:
-        array_module(y).maximum(y, 0, out=y)
+    xp = array_module(x)
+    arrays, n = _matrices(*((x,) if residual is None else (x, residual)))
+    rows = arrays[0]
+    y = xp.empty(rows.shape, x.dtype)
+    scale, shift = _spread(scale, n), _spread(shift, n)
+    for block in _blocks(rows):
+        part = y[block]
+        xp.multiply(rows[block], scale, out=part)
+        part += shift
+        if residual is not None:
+            part += arrays[1][block]
+        if relu:
+            xp.maximum(part, 0, out=part)
     return from_rows(y, x.shape)
 
 
-def through_relu(g: Array, y: Array | None) -> Array:
-    """The gradient before the ReLU that gave `y`; `g` itself if there was none."""
-    return g if y is None else g * (y > 0)
+def gradient_sums(
+    g: Array, x: Array, mean: Array, y: Array | None
+) -> tuple[Array, Array, Array]:
+    """Σ g and Σ g (x - mean) per channel, and g.
 
-
-def gradient_sums(g: Array, x: Array, mean: Array) -> tuple[Array, Array]:
-    """Σ g and Σ g (x - mean) per channel."""
-    rows, n = to_rows(g), x.shape[0]
-    centred = to_rows(x) - mean
-    centred *= rows
-    return column_sum(rows, n), column_sum(centred, n)
+    With `y`, the output of a ReLU, g is first sent back through it.
+    """
+    xp = array_module(x)
+    (gr, xr, *yr), n = _matrices(*((g, x) if y is None else (g, x, y)))
+    masked = gr if y is None else xp.empty(gr.shape, g.dtype)
+    mean = _spread(mean, n)
+    first, second = _zero_sums(gr), _zero_sums(gr)
+    for block in _blocks(gr):
+        part = masked[block]
+        if y is not None:
+            xp.multiply(gr[block], yr[0][block] > 0, out=part)
+        first += part.sum(axis=0)
+        centred = scratch("product", part.shape, x)
+        xp.subtract(xr[block], mean, out=centred)
+        centred *= part
+        second += centred.sum(axis=0)
+    sums = (_fold(s, n).astype(x.dtype) for s in (first, second))
+    if y is not None:
+        g = from_rows(masked, x.shape)
+    return next(sums), next(sums), g
 
 
 def input_grad(g: Array, x: Array, a: Array, b: Array, c: Array) -> Array:
     """The sum a g + b x + c with one a, b, c per channel, new."""
-    dx: Array = to_rows(g) * a
-    dx += to_rows(x) * b
-    dx += c
+    xp = array_module(x)
+    (gr, xr), n = _matrices(g, x)
+    a, b, c = (_spread(s, n) for s in (a, b, c))
+    dx = xp.empty(gr.shape, g.dtype)
+    for block in _blocks(gr):
+        part = dx[block]
+        xp.multiply(gr[block], a, out=part)
+        product = scratch("product", part.shape, x)
+        xp.multiply(xr[block], b, out=product)
+        part += product
+        part += c
     return from_rows(dx, x.shape)
 
 
-def column_sum(rows: Array, n: int) -> Array:
-    """Σ over the rows of a (H·W·N, C) matrix, in two levels: per pixel, then samples.
+def channel_sum(g: Array) -> Array:
+    """Σ over all but the channels of (N, C, H, W)."""
+    (rows,), n = _matrices(g)
+    total = _zero_sums(rows)
+    for block in _blocks(rows):
+        total += rows[block].sum(axis=0)
+    return _fold(total, n).astype(g.dtype)
 
-    Two levels keep the float32 rounding of 10⁵ terms at that of a few hundred, and the
-    first runs along contiguous memory.
-    """
-    c = rows.shape[1]
-    if n > 1 and rows.flags.c_contiguous:
-        rows = rows.reshape(-1, n * c).sum(axis=0).reshape(n, c)
-    elif n > 1:
-        rows = rows.reshape(-1, n, c).sum(axis=0)
-    total: Array = rows.sum(axis=0)
+
+def _matrices(*arrays: Array) -> tuple[list[Array], int]:
+    """(H W N, C) of each, or (H W, N C) and how often the columns repeat channels."""
+    n, c = arrays[0].shape[:2]
+    rows = [to_rows(a) for a in arrays]
+    if n > 1 and c < SHORT and all(r.flags.c_contiguous for r in rows):
+        return [r.reshape(len(r) // n, n * c) for r in rows], n
+    return rows, 1
+
+
+def _blocks(rows: Array) -> Iterator[slice]:
+    """Blocks of rows; one block on a GPU."""
+    count, width = rows.shape
+    step = max(1, BLOCK // max(width, 1)) if isinstance(rows, np.ndarray) else count
+    for start in range(0, count, max(step, 1)):
+        yield slice(start, start + step)
+
+
+def _zero_sums(rows: Array) -> Array:
+    """Room for sums over blocks; in double precision where there are many."""
+    xp = array_module(rows)
+    zeros: Array = xp.zeros(rows.shape[1], "float64" if xp is np else rows.dtype)
+    return zeros
+
+
+def _spread(s: Array, n: int) -> Array:
+    if n == 1:
+        return s
+    spread: Array = array_module(s).concatenate([s] * n)
+    return spread
+
+
+def _fold(s: Array, n: int) -> Array:
+    total: Array = s if n == 1 else s.reshape(n, -1).sum(axis=0)
     return total

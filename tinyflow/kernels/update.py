@@ -1,7 +1,7 @@
 """The optimisers' updates of one parameter, in place.
 
-Done block by block along the first axis, so that a block of the parameter, its gradient
-and its state stays in the cache and the only temporaries are a block long.
+Done block by block as they lie in memory, so that a block of the parameter, its
+gradient and its state stays in the cache and the only temporaries are a block long.
 """
 
 from __future__ import annotations
@@ -90,11 +90,22 @@ def _with_decay(p: Array, g: Array, decay: float) -> Array:
 
 
 def _blocks(*arrays: Array) -> Iterator[tuple[Array, ...]]:
-    """The same rows of every array, views of about BLOCK entries; all on a GPU."""
+    """The same entries of every array, views of about BLOCK entries; all on a GPU."""
     p = arrays[0]
     if p.size <= BLOCK or array_module(p) is not np:
         yield arrays
-    else:
-        rows = max(1, BLOCK * len(p) // p.size)
-        for start in range(0, len(p), rows):
-            yield tuple(a[start : start + rows] for a in arrays)
+        return
+    flat = [a.ravel(order="K") for a in arrays]
+    alike = all(_strides(a) == _strides(p) for a in arrays)
+    if alike and np.may_share_memory(flat[0], p):
+        for start in range(0, p.size, BLOCK):
+            yield tuple(a[start : start + BLOCK] for a in flat)
+        return
+    rows = max(1, BLOCK * len(p) // p.size)  # arrays that lie differently
+    for start in range(0, len(p), rows):
+        yield tuple(a[start : start + rows] for a in arrays)
+
+
+def _strides(a: Array) -> list[int]:
+    """The strides that matter: those of axes longer than 1."""
+    return [step for step, n in zip(a.strides, a.shape, strict=True) if n > 1]

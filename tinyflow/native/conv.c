@@ -17,10 +17,14 @@ typedef struct {
   const float *x, *w, *bias;
   float *y;
   long n, c, k; /* samples, channels of x, channels of y */
-  axis v, h;    /* vertical, horizontal */
+  axis v, h;      /* vertical, horizontal */
   int transposed; /* w is (kh, kw, K, C), else (kh, kw, C, K) */
+  float *panels;  /* all of w packed beforehand, or NULL: each task packs its own */
   long tiles, chunks;
 } conv;
+
+#define SMALL 65536    /* weights of at most this many floats stay in a core's cache */
+#define TOGETHER 96    /* rows of x that meet all panels before the next ones are read */
 
 /* panel[d][j] = weight from channel d of x to channel k0 + j of y, zero beyond K. */
 static void pack(float *panel, const float *w, long c, long k, long k0, int nv,
@@ -60,6 +64,7 @@ static void pack(float *panel, const float *w, long c, long k, long k0, int nv,
 
 typedef struct {
   long count, lda;
+  int taps[256];
   const float *a[256], *b[256]; /* first row of x and panel, tap by tap */
 } sum;
 
@@ -86,16 +91,31 @@ INLINE void tile(const int mr, const int nv, const sum *s, long first, long dept
   }
 }
 
-/* All rows of a run: tiles of full height, then what is left, 4, 2 and 1 at a time. */
-INLINE void rows(const int full, const int nv, const sum *s, long count, long depth,
+/* A function for each shape of tile: the compiler then keeps it in registers. */
+#define TILE(name, mr, nv)                                                             \
+  static __attribute__((noinline)) void name(const sum *s, long first, long depth,     \
+                                             const float *bias, float *y, long ldy,    \
+                                             long columns) {                           \
+    tile(mr, nv, s, first, depth, bias, y, ldy, columns);                              \
+  }
+typedef void (*tile_fn)(const sum *, long, long, const float *, float *, long, long);
+TILE(wide, ROWS_WIDE, 2)
+TILE(wide4, 4, 2)
+TILE(wide1, 1, 2)
+TILE(slim, ROWS_SLIM, 1)
+TILE(slim4, 4, 1)
+TILE(slim1, 1, 1)
+
+/* All rows of a run: tiles of full height, then what is left, 4 and 1 at a time. */
+static void rows(int nv, const sum *s, long first, long count, long depth,
                  const float *bias, float *y, long ldy, long columns) {
+  const tile_fn fn[3] = {nv == 2 ? wide : slim, nv == 2 ? wide4 : slim4,
+                         nv == 2 ? wide1 : slim1};
+  const long height[3] = {nv == 2 ? ROWS_WIDE : ROWS_SLIM, 4, 1};
   long r = 0;
-  for (; r + full <= count; r += full)
-    tile(full, nv, s, r, depth, bias, y + r * ldy, ldy, columns);
-  for (; r + 4 <= count; r += 4)
-    tile(4, nv, s, r, depth, bias, y + r * ldy, ldy, columns);
-  for (; r < count; r++)
-    tile(1, nv, s, r, depth, bias, y + r * ldy, ldy, columns);
+  for (int i = 0; i < 3; i++)
+    for (; r + height[i] <= count; r += height[i])
+      fn[i](s, first + r, depth, bias, y + r * ldy, ldy, columns);
 }
 
 /* Whether outputs o and o + 1 meet the same taps at inputs one step apart; the step in
@@ -112,16 +132,47 @@ static long step_between(const axis *a, long o) {
   return step;
 }
 
-static void task(const void *job, long index) {
+/* Where the panel of a tile and a tap lies among all of them. */
+INLINE float *panel_at(const conv *p, float *panels, long tile, long tap) {
+  long nv = p->k - tile * NR > VL ? 2 : 1;
+  return panels + (tile * p->v.kernel * p->h.kernel * 2 + tap * nv) * p->c * VL;
+}
+
+static void pack_one(const conv *p, float *panels, long tile, long tap) {
+  pack(panel_at(p, panels, tile, tap), p->w + tap * p->c * p->k, p->c, p->k, tile * NR,
+       p->k - tile * NR > VL ? 2 : 1, p->transposed);
+}
+
+static void pack_task(const void *job, long tile) {
   const conv *p = job;
-  long k0 = index / p->chunks * NR, chunk = index % p->chunks;
+  for (long tap = 0; tap < p->v.kernel * p->h.kernel; tap++)
+    pack_one(p, p->panels, tile, tap);
+}
+
+/* `count` rows of y in one tile, from row `first` of the run on. */
+static void one_tile(const conv *p, float *panels, long tile, sum *s, long first,
+                     long count, float *y) {
+  long k0 = tile * NR;
   int nv = p->k - k0 > VL ? 2 : 1;
-  long columns = p->k - k0 < nv * VL ? p->k - k0 : nv * VL, size = p->c * nv * VL;
-  float *panel = workspace(0, p->v.kernel * p->h.kernel * size * sizeof(float));
-  if (panel == NULL) return;
-  char packed[256] = {0};
+  long columns = p->k - k0 < nv * VL ? p->k - k0 : nv * VL;
   float bias[NR] = {0};
   if (p->bias != NULL) memcpy(bias, p->bias + k0, columns * sizeof(float));
+  for (long t = 0; t < s->count; t++) s->b[t] = panel_at(p, panels, tile, s->taps[t]);
+  y += first * p->k + k0;
+  rows(nv, s, first, count, p->c, bias, y, p->k, columns);
+}
+
+static void task(const void *job, long index) {
+  const conv *p = job;
+  long tile = p->panels ? 0 : index / p->chunks, tiles = p->panels ? p->tiles : tile + 1;
+  long chunk = index % p->chunks, taps = p->v.kernel * p->h.kernel;
+  float *panels = p->panels;
+  char packed[256] = {0};
+  if (panels == NULL) {
+    float *own = workspace(0, taps * p->c * NR * sizeof(float));
+    if (own == NULL) return;
+    panels = own - tile * taps * p->c * NR;
+  }
   long from = p->v.out * chunk / p->chunks, to = p->v.out * (chunk + 1) / p->chunks;
   for (long oy = from; oy < to; oy++) {
     for (long ox = 0, end; ox < p->h.out; ox = end) {
@@ -131,42 +182,41 @@ static void task(const void *job, long index) {
         if (next == 0 || (next != 1 && p->n > 1) || (end > ox + 1 && next != step)) break;
         step = next;
       }
-      sum s = {0, step * p->c, {0}, {0}};
-      for (long u = 0; u < p->v.kernel; u++) {
-        long iy = meets(&p->v, oy, u);
-        for (long v = 0; iy >= 0 && v < p->h.kernel; v++) {
-          long ix = meets(&p->h, ox, v), t = u * p->h.kernel + v;
-          if (ix < 0) continue;
-          if (!packed[t])
-            pack(panel + t * size, p->w + t * p->c * p->k, p->c, p->k, k0, nv,
-                 p->transposed);
-          packed[t] = 1;
-          s.a[s.count] = p->x + (iy * p->h.in + ix) * p->n * p->c;
-          s.b[s.count++] = panel + t * size;
-        }
+      sum s;
+      s.count = 0, s.lda = step * p->c;
+      for (long t = 0; t < taps; t++) {
+        long iy = meets(&p->v, oy, t / p->h.kernel), ix = meets(&p->h, ox, t % p->h.kernel);
+        if (iy < 0 || ix < 0) continue;
+        if (p->panels == NULL && !packed[t]) pack_one(p, panels, tile, t), packed[t] = 1;
+        s.a[s.count] = p->x + (iy * p->h.in + ix) * p->n * p->c;
+        s.taps[s.count++] = (int)t;
       }
-      float *y = p->y + (oy * p->h.out + ox) * p->n * p->k + k0;
-      long count = (end - ox) * p->n;
-      if (nv == 2)
-        rows(ROWS_WIDE, 2, &s, count, p->c, bias, y, p->k, columns);
-      else
-        rows(ROWS_SLIM, 1, &s, count, p->c, bias, y, p->k, columns);
+      float *y = p->y + (oy * p->h.out + ox) * p->n * p->k;
+      long count = (end - ox) * p->n, block = tiles - tile > 1 ? TOGETHER : count;
+      for (long r = 0; r < count; r += block)
+        for (long i = tile; i < tiles; i++)
+          one_tile(p, panels, i, &s, r, count - r < block ? count - r : block, y);
     }
   }
 }
 
-/* y = x * w (+ bias), or with adjoint axes the input gradient. Returns 0, or -1 if the
-   kernel has more than 256 taps. */
-int tinyflow_conv(const float *x, const float *w, const float *bias, float *y, long n,
-                  long c, long k, const axis *v, const axis *h, int transposed) {
-  if (v->kernel * h->kernel > 256) return -1;
-  conv p = {x, w, bias, y, n, c, k, *v, *h, transposed, 0, 0};
-  p.tiles = (k + NR - 1) / NR;
+/* y = x * w (+ bias), or with adjoint axes the input gradient; at most 256 taps. */
+void tinyflow_conv(const float *x, const float *w, const float *bias, float *y, long n,
+                   long c, long k, const axis *v, const axis *h, int transposed) {
+  conv p = {x, w, bias, y, n, c, k, *v, *h, transposed, NULL, (k + NR - 1) / NR, 1};
+  long taps = v->kernel * h->kernel, wanted = 4 * tinyflow_threads();
+  if (p.tiles > 1 && v->out > 1 && taps * c * p.tiles * NR <= SMALL) {
+    /* x is then read once, not once for every tile. */
+    p.panels = workspace(3, taps * c * p.tiles * NR * sizeof(float));
+    if (p.panels == NULL) return;
+    run_tasks(pack_task, &p, p.tiles);
+    p.chunks = wanted < v->out ? wanted : v->out;
+    run_tasks(task, &p, p.chunks);
+    return;
+  }
   /* Panels are packed once per task: as few tasks as keep the threads busy. */
-  long wanted = tinyflow_threads() == 1 ? 1 : 4 * tinyflow_threads();
-  p.chunks = (wanted + p.tiles - 1) / p.tiles;
+  if (tinyflow_threads() > 1) p.chunks = (wanted + p.tiles - 1) / p.tiles;
   if (p.chunks > v->out) p.chunks = v->out;
   if (p.chunks < 1) p.chunks = 1;
   run_tasks(task, &p, p.tiles * p.chunks);
-  return 0;
 }

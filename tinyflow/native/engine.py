@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 
@@ -61,7 +61,7 @@ class NativeEngine(Engine):
 
     def conv2d(self, x: Array, w: Array, how: How, bias: Array | None = None) -> Array:
         """Convolution; see :meth:`Engine.conv2d`."""
-        if not _takes(x, w, how):
+        if not _takes(x, w, how, w.shape):
             return super().conv2d(x, w, how, bias)
         xb, wb = to_hwnc(x), to_hwnc(w)
         v, h = _axes(x.shape, w.shape, how)
@@ -76,11 +76,11 @@ class NativeEngine(Engine):
 
     def conv2d_input_grad(self, g: Array, w: Array, x_shape: Shape, how: How) -> Array:
         """Its input gradient: the same sum over adjoint axes."""
-        if not _takes(g, w, how) or not math.prod(x_shape):
+        if not _takes(g, w, how, w.shape) or not math.prod(x_shape):
             return super().conv2d_input_grad(g, w, x_shape, how)
         gb, wb = to_hwnc(g), to_hwnc(w)
         n, c, height, width = x_shape
-        v, h = (_adjoint(axis) for axis in _axes(x_shape, w.shape, how))
+        v, h = _adjoints(x_shape, w.shape, how)
         dx = np.empty((height, width, n, c), np.float32)
         k = w.shape[0]
         self.library.tinyflow_conv(
@@ -91,7 +91,7 @@ class NativeEngine(Engine):
 
     def conv2d_weight_grad(self, g: Array, x: Array, w_shape: Shape, how: How) -> Array:
         """Its weight gradient, stored as (kh, kw, K, C)."""
-        if not _takes(g, x, how):
+        if not _takes(g, x, how, w_shape):
             return super().conv2d_weight_grad(g, x, w_shape, how)
         gb, xb = to_hwnc(g), to_hwnc(x)
         v, h = _axes(x.shape, w_shape, how)
@@ -383,18 +383,21 @@ def _ref(axis: _Axis) -> object:
     return ctypes.byref(axis)
 
 
-def _takes(a: Array, b: Array, how: How) -> bool:
-    """Whether both are float32 and not empty, and the convolution has one group."""
+def _takes(a: Array, b: Array, how: How, w_shape: Shape) -> bool:
+    """Both float32 and not empty, one group, at most 256 taps."""
     return (
         a.dtype == np.float32
         and b.dtype == np.float32
         and how[3] == 1
+        and w_shape[2] * w_shape[3] <= 256
         and a.size > 0
         and b.size > 0
     )
 
 
+@lru_cache(maxsize=1024)
 def _axes(x_shape: Shape, w_shape: Shape, how: How) -> tuple[_Axis, _Axis]:
+    """Vertical and horizontal axis; they are only read, and so may be shared."""
     stride, padding, dilation, _ = how
     made = []
     for a in (0, 1):
@@ -403,6 +406,12 @@ def _axes(x_shape: Shape, w_shape: Shape, how: How) -> tuple[_Axis, _Axis]:
         out = out_size(size, kernel, stride[a], dilation[a], before, after)
         made.append(_Axis(size, out, kernel, stride[a], dilation[a], before, 0))
     return made[0], made[1]
+
+
+@lru_cache(maxsize=1024)
+def _adjoints(x_shape: Shape, w_shape: Shape, how: How) -> tuple[_Axis, _Axis]:
+    v, h = _axes(x_shape, w_shape, how)
+    return _adjoint(v), _adjoint(h)
 
 
 def _adjoint(a: _Axis) -> _Axis:

@@ -17,6 +17,8 @@ import sys
 from functools import cache
 from pathlib import Path
 
+from tinyflow.backend import DeviceError
+
 SOURCES = Path(__file__).parent
 FLAGS = (
     "-O3",
@@ -30,7 +32,7 @@ FLAGS = (
 ENGINES = ("auto", "numpy", "native")
 
 
-class NativeError(RuntimeError):
+class NativeError(DeviceError):
     """The compiled library cannot be built or used; the message says what to do."""
 
 
@@ -102,13 +104,13 @@ def load() -> tuple[ctypes.CDLL | None, str]:
             f"TINYFLOW_ENGINE is {wish!r}; use one of {', '.join(ENGINES)}"
         )
     if wish == "numpy":
-        return None, "TINYFLOW_ENGINE=numpy"
+        return None, "NumPy kernels (TINYFLOW_ENGINE=numpy)"
     path = library_path()
     if not path.exists():
         hint = "not built; python -m tinyflow.native builds it"
         if wish == "native":
             raise NativeError(f"TINYFLOW_ENGINE=native, but the C kernels are {hint}")
-        return None, f"the C kernels are {hint}"
+        return None, f"NumPy kernels (C kernels: {hint})"
     try:
         library = ctypes.CDLL(str(path))
     except OSError as error:

@@ -1,27 +1,36 @@
 /* The thread pool. Workers spin for a moment after each job, since the next one usually
-   follows within microseconds, then sleep. */
+   follows within microseconds, then sleep.
+
+   All that must be known to take a task stands in one word, `ticket`: the job's number,
+   how many tasks it has, and the next one. Whoever adds 1 to it either owns a task, and
+   then the caller waits for it, or sees that there is none left. So the caller never
+   waits for a thread that has not begun: on a busy machine it does the work alone. */
 #define _GNU_SOURCE
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
 #include <stddef.h>
+#include <stdint.h>
 #include <stdlib.h>
 #include <time.h>
 
 #include "pool.h"
 
 #define MAX_THREADS 64
-#define SPIN_NS 150000
+#define SPIN_NS 2000000
 
 static pthread_mutex_t busy = PTHREAD_MUTEX_INITIALIZER; /* one job at a time */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* guards sleeping */
 static pthread_cond_t wake = PTHREAD_COND_INITIALIZER;
-static atomic_long generation, next_task, unfinished;
+#define COUNT 24 /* bits of the ticket's two counters; the job's number has the rest */
+#define MASK ((1L << COUNT) - 1)
+
+static _Atomic uint64_t ticket;
+static atomic_long done;
 static atomic_int sleepers, failures;
 static int threads, started;
 static task_fn job_fn;
 static const void *job_arg;
-static long job_tasks;
 
 static void relax(void) {
 #if defined(__x86_64__) || defined(__i386__)
@@ -37,31 +46,34 @@ static long now_ns(void) {
   return t.tv_sec * 1000000000L + t.tv_nsec;
 }
 
-static void take_tasks(void) {
+static uint64_t job_number(void) { return atomic_load(&ticket) >> (2 * COUNT); }
+
+/* Takes tasks until none is left; the number of the job that had none. */
+static uint64_t take_tasks(void) {
   for (;;) {
-    long task = atomic_fetch_add(&next_task, 1);
-    if (task >= job_tasks) return;
+    uint64_t mine = atomic_fetch_add(&ticket, 1);
+    long task = (long)(mine & MASK), tasks = (long)(mine >> COUNT & MASK);
+    if (task >= tasks) return mine >> (2 * COUNT);
     job_fn(job_arg, task);
+    atomic_fetch_add(&done, 1);
   }
 }
 
 static void *worker(void *unused) {
   (void)unused;
-  long seen = 0;
+  uint64_t seen = 0;
   for (;;) {
-    long until = now_ns() + SPIN_NS, current;
-    while ((current = atomic_load(&generation)) == seen) {
+    long until = now_ns() + SPIN_NS;
+    while (job_number() == seen) {
       for (int i = 0; i < 64; i++) relax();
       if (now_ns() < until) continue;
       pthread_mutex_lock(&lock);
       atomic_fetch_add(&sleepers, 1);
-      while (atomic_load(&generation) == seen) pthread_cond_wait(&wake, &lock);
+      while (job_number() == seen) pthread_cond_wait(&wake, &lock);
       atomic_fetch_sub(&sleepers, 1);
       pthread_mutex_unlock(&lock);
     }
-    seen = current;
-    take_tasks();
-    atomic_fetch_sub(&unfinished, 1);
+    seen = take_tasks();
   }
   return NULL;
 }
@@ -81,7 +93,7 @@ static void start(void) {
   registered = 1;
   started = 1;
   int running = 1;
-  atomic_store(&generation, 0);
+  atomic_store(&ticket, 0);
   for (; running < threads; running++) {
     pthread_t id;
     if (pthread_create(&id, NULL, worker, NULL) != 0) break;
@@ -101,19 +113,20 @@ int tinyflow_threads(void) {
 }
 
 void run_tasks(task_fn f, const void *job, long tasks) {
-  if (tasks > 1 && tinyflow_threads() > 1 && pthread_mutex_trylock(&busy) == 0) {
+  if (tasks > 1 && tasks < MASK - MAX_THREADS && tinyflow_threads() > 1 &&
+      pthread_mutex_trylock(&busy) == 0) {
     if (!started) start();
-    job_fn = f, job_arg = job, job_tasks = tasks;
-    atomic_store(&next_task, 0);
-    atomic_store(&unfinished, threads - 1);
-    atomic_fetch_add(&generation, 1);
+    job_fn = f, job_arg = job;
+    atomic_store(&done, 0);
+    uint64_t number = job_number() + 1;
+    atomic_store(&ticket, number << (2 * COUNT) | (uint64_t)tasks << COUNT);
     if (atomic_load(&sleepers) > 0) {
       pthread_mutex_lock(&lock);
       pthread_cond_broadcast(&wake);
       pthread_mutex_unlock(&lock);
     }
     take_tasks();
-    for (long spins = 0; atomic_load(&unfinished) > 0; spins++) {
+    for (long spins = 0; atomic_load(&done) < tasks; spins++) {
       relax();
       if (spins > 1 << 14) sched_yield();
     }

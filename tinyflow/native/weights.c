@@ -11,8 +11,8 @@
 #include "pool.h"
 #include "vec.h"
 
-#define TALL 8      /* rows (channels of g) of a tile */
-#define BLOCK 256   /* rows of g and x handled at a time */
+#define TALL (VL == 16 ? 8 : 4) /* rows (channels of g) of a tile */
+#define BLOCK 256 /* rows of g and x handled at a time */
 
 typedef struct {
   const float *g, *x;
@@ -27,7 +27,7 @@ typedef struct {
 INLINE void outer(const int mr, const int nv, const float *g, ptrdiff_t ldg,
                   const float *x, ptrdiff_t ldx, long count, float *dw, ptrdiff_t ldw,
                   long columns) {
-  vec acc[TALL * 2][2];
+  vec acc[16][2];
 #pragma GCC unroll 16
   for (int i = 0; i < mr; i++) acc[i][0] = acc[i][1] = (vec){0};
   for (long r = 0; r < count; r++, g += ldg, x += ldx) {

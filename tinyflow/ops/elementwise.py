@@ -19,11 +19,10 @@ from tinyflow.tensor import Tensor, value
 
 def same_dtype(op: str, *operands: Any) -> None:
     """Refuse arrays of different dtypes; numbers and None have none and may pass."""
-    dtypes = list(dict.fromkeys(str(x.dtype) for x in operands if hasattr(x, "dtype")))
+    dtypes = dict.fromkeys(x.dtype for x in operands if hasattr(x, "dtype"))
     if len(dtypes) > 1:
-        raise TypeError(
-            f"{op} got {' and '.join(dtypes)}; convert one, dtypes are never mixed"
-        )
+        names = " and ".join(str(dtype) for dtype in dtypes)
+        raise TypeError(f"{op} got {names}; convert one, dtypes are never mixed")
 
 
 def fits_parameters(op: str, x: Array, *parameters: Any) -> None:
@@ -31,7 +30,7 @@ def fits_parameters(op: str, x: Array, *parameters: Any) -> None:
 
     Only on an engine for mixed precision: elsewhere dtypes are never mixed.
     """
-    if x.dtype.name == "bfloat16" and engine(x).mixed:
+    if x.dtype.itemsize == 2 and x.dtype.name == "bfloat16" and engine(x).mixed:
         same_dtype(op, np.float32(0), *parameters)
     else:
         same_dtype(op, x, *parameters)
@@ -83,6 +82,38 @@ def mul(input: Any, other: Any) -> Tensor:
         return g * b if need[0] else None, g * a if need[1] else None
 
     return record("mul", a * b, (input, other), pullback)
+
+
+def gated(input: Tensor, gates: Tensor, residual: Tensor | None = None) -> Tensor:
+    """Y = σ(z) ⊙ x, or with a residual r max(σ(z) ⊙ x + r, 0): several in one.
+
+    With g' = g, or with a residual g where y > 0 and else 0, and s = σ(z): ∂L/∂x = g' ⊙
+    s, ∂L/∂z = s (1 - s) Σ g' ⊙ x over each map, ∂L/∂r = g'.
+
+    Args:
+        input: x, (N, C, H, W).
+        gates: z, (N, C, 1, 1).
+        residual: r, in the shape of x, or None.
+
+    Raises:
+        ValueError: shapes that do not fit together.
+        TypeError: arrays of different dtypes.
+    """
+    x, z, r = input.data, gates.data, value(residual)
+    same_dtype("gated", x, z, r)
+    fits = x.ndim == 4 and z.shape == (*x.shape[:2], 1, 1)
+    if not fits or (r is not None and r.shape != x.shape):
+        raise ValueError(f"gated: maps {x.shape} do not fit gates {z.shape}")
+    run = engine(x)
+    y = run.sigmoid_gate(x, z, r)
+    output = None if r is None else y
+    inputs = (input, gates) if residual is None else (input, gates, residual)
+    return record(
+        "gated",
+        y,
+        inputs,
+        lambda g, need: run.sigmoid_gate_grad(g, x, z, output, need),
+    )
 
 
 def _gates(a: Any, b: Any) -> bool:

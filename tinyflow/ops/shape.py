@@ -86,7 +86,7 @@ def pad(input: Tensor, pad: Sequence[int], value: float = 0.0) -> Tensor:
     x = input.data
     shape = [n + sum(w) for n, w in zip(x.shape, widths, strict=True)]
     y = array_module(x).full_like(x, value, shape=shape)  # in x's memory order
-    y[inside] = x
+    engine(x).copy(x, y[inside])
     return record("pad", y, (input,), lambda g, need: (g[inside],))
 
 
@@ -105,7 +105,10 @@ def getitem(input: Tensor, index: Any) -> Tensor:
 
     def pullback(g: Array, need: tuple[bool, ...]) -> tuple[Array]:
         out = array_module(g).zeros_like(x)
-        out[index] = g
+        if g.ndim == x.ndim == 4:
+            engine(g).copy(g, out[index])
+        else:
+            out[index] = g
         return (out,)
 
     return record("slice", x[index], (input,), pullback)

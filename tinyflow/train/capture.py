@@ -20,7 +20,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from tinyflow import Tape, Tensor, nn
-from tinyflow.backend import Array, asarray, device_of, numbers
+from tinyflow.backend import Array, array_module, asarray, device_of, numbers
 from tinyflow.kernels.cuda.engine import CudaEngine
 from tinyflow.kernels.cuda.update import Recording
 from tinyflow.kernels.engine import engine
@@ -46,9 +46,6 @@ class Records(Protocol):
 
     def launch(self, graph: Any) -> None:
         """Execute a graph."""
-
-    def empty_like(self, x: Array) -> Array:
-        """New device memory."""
 
 
 @dataclass(frozen=True)
@@ -200,7 +197,12 @@ class CapturedStep:
         if not isinstance(run, CudaEngine):
             self._failed = True
             return self._because(f"the engine {run.name} cannot be recorded")
-        static = self.recorder.empty_like(images), self.recorder.empty_like(labels)
+        with self.recorder.running(private=True):
+            run.prepare(images)
+            static = (
+                run.empty(images.shape, images),
+                array_module(labels).zeros_like(labels),
+            )
         before, updates = dict(self.optimizer.steps), Recording()
         run.updates.recording = updates
         try:
@@ -246,7 +248,7 @@ class CapturedStep:
         if set(self.optimizer.state) != known:  # a replay would set it to 0 again
             raise RuntimeError("a parameter got its first gradient while recording")
         run.advance(images)
-        return loss.data, correct, norm[0]
+        return loss.data, correct, norm[:1].reshape(())
 
 
 def _fill(static: Array, batch: Array) -> None:

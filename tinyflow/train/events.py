@@ -25,6 +25,7 @@ class Start:
     lr: float
     device: str
     reason: str
+    kernels: str
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ import numpy as np
 import models
 from tinyflow import Tape, __version__
 from tinyflow.backend import array_module, asarray, explain
+from tinyflow.kernels.scratch import keep_freed_memory
 from tinyflow.train.checkpoint import BEST, LAST, Metadata, save_checkpoint
 from tinyflow.train.config import DTYPE, ConfigError, TrainConfig
 from tinyflow.train.events import Report, Start, Step
@@ -85,6 +86,7 @@ def train(
     if config.trace_every is not None and tracer is None:
         raise ConfigError("trace_every needs a tracer, e.g. flow.trace.TraceWriter")
     check_output(config.output)
+    keep_freed_memory()
     ready = prepare(config)
     folder = RunFolder(config.output, f"{config.model}-{config.dataset}")
     result = Result(folder.path)
@@ -222,6 +224,7 @@ def _start(config: TrainConfig, ready: Prepared, folder: Path) -> Start:
         lr=config.learning_rate,
         device=ready.device,
         reason=ready.reason,
+        kernels=ready.kernels,
     )
 
 
@@ -248,6 +251,7 @@ def _write_config(config: TrainConfig, ready: Prepared, folder: Path) -> None:
         "steps_per_epoch": ready.steps,
         "device": ready.device,
         "device_reason": ready.reason,
+        "kernels": ready.kernels,
         "dtype": DTYPE,
         "precision": config.precision,
         "tinyflow": __version__,

@@ -12,6 +12,7 @@ import models
 from tinyflow import Tensor, nn
 from tinyflow.backend import choose_device
 from tinyflow.data import Loader, load_dataset
+from tinyflow.native.library import load
 from tinyflow.optim import SGD, Adam, AdamW, Optimizer
 from tinyflow.train import precision
 from tinyflow.train.config import DTYPE, MILESTONES, ConfigError, TrainConfig
@@ -36,6 +37,7 @@ class Prepared:
             every other incomplete batch is used, and testing uses every image.
         optimizer, schedule: `schedule` counts steps over the whole run.
         device, reason: "cpu" or "cuda", and why.
+        kernels: what does the work there.
         captured: does the steps on a GPU, or None: then ``train_step`` does.
     """
 
@@ -47,6 +49,7 @@ class Prepared:
     schedule: Schedule
     device: str
     reason: str
+    kernels: str
     captured: CapturedStep | None = None
 
 
@@ -60,6 +63,7 @@ def prepare(config: TrainConfig) -> Prepared:
     """
     config.validate()
     device, reason = choose_device(config.device)
+    kernels = load()[1] if device == "cpu" else "CUDA kernels"
     dtype = precision.activations(config.precision, device)
     train_set, test_set = (
         load_dataset(
@@ -119,6 +123,7 @@ def prepare(config: TrainConfig) -> Prepared:
         _schedule(config, steps),
         device,
         reason,
+        kernels,
         step,
     )
 

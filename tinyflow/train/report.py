@@ -108,7 +108,7 @@ def describe(start: Start) -> str:
         f"{start.model}, {start.parameters:,} parameters, on {start.dataset}: "
         f"{start.train_images:,} training and {start.test_images:,} test images, "
         f"{start.epochs} epochs of {start.steps} steps, lr {start.lr:g}\n"
-        f"device: {start.device} ({start.reason})"
+        f"device: {start.device} ({start.reason}), {start.kernels}"
     )
 
 

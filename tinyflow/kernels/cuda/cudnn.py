@@ -25,6 +25,7 @@ from tinyflow.kernels.cuda.settings import Settings
 
 Shape = tuple[int, ...]
 Pair = tuple[int, int]
+Errors = tuple[type[Exception], ...]
 
 FORWARD, INPUT_GRAD, WEIGHT_GRAD = "forward", "input_grad", "weight_grad"
 
@@ -194,7 +195,7 @@ class Cudnn:
     # --- planning --------------------------------------------------------------------
 
     def _plan(self, problem: Problem, how: Settings, arrays: tuple[Array, ...]) -> Plan:
-        errors = (self.module.cudnnGraphNotSupportedError, RuntimeError)
+        errors: Errors = (self.module.cudnnGraphNotSupportedError, RuntimeError)
         try:
             graph, tensors = self._graph(problem)
             graph.validate()
@@ -270,10 +271,11 @@ class Cudnn:
         graph: Any,
         tensors: tuple[Any, Any, Any],
         arrays: tuple[Array, ...],
-        errors: tuple[type[Exception], ...],
+        errors: Errors,
     ) -> int:
         """The index of the fastest of cuDNN's first proposals."""
         times: dict[int, float] = {}
+        declines: Errors = (*errors, ValueError)  # the last: it has a refused note
         why = "cuDNN proposes nothing"
         for index in range(min(graph.get_execution_plan_count(), CANDIDATES)):
             try:
@@ -289,7 +291,7 @@ class Cudnn:
                         self._execute(plan, *arrays)
 
                 times[index] = self.device.milliseconds(several)
-            except errors as error:
+            except declines as error:
                 why = str(error)
         if not times:
             raise Unsupported(why.strip().split("\n")[0][:200])

@@ -30,6 +30,7 @@ from tinyflow.kernels.cuda.layout import (
 )
 from tinyflow.kernels.cuda.maps import Maps
 from tinyflow.kernels.cuda.plain import Plain
+from tinyflow.kernels.cuda.product import product
 from tinyflow.kernels.cuda.update import Updates
 from tinyflow.kernels.engine import Entry, How, Options, Shape
 
@@ -99,6 +100,8 @@ class CudaEngine(Maps):
         rows = to_rows(target)
         if same_memory(rows, target):
             launch.combine(to_rows(x), out=rows)
+        elif x.ndim == 4:  # in the order in which it lies
+            target.transpose(0, 2, 3, 1)[...] = x.transpose(0, 2, 3, 1)
         else:
             super().copy(x, target)
 
@@ -118,7 +121,7 @@ class CudaEngine(Maps):
         y = self.convolutions.forward(x, w, how)
         if bias is not None:
             rows = to_rows(y)
-            launch.bias_add(rows, bias, out=rows)
+            launch.bias_add(rows, contiguous(bias), out=rows)
         return y
 
     def conv2d_input_grad(self, g: Array, w: Array, x_shape: Shape, how: How) -> Array:
@@ -159,7 +162,7 @@ class CudaEngine(Maps):
         """The sum y + b of a matrix and float32 biases."""
         if not takes(y) or b.dtype != np.float32:
             return super().bias_add(y, b)
-        return from_rows(launch.bias_add(to_rows(y), b), y.shape)
+        return from_rows(launch.bias_add(to_rows(y), contiguous(b)), y.shape)
 
     def row_sum(self, g: Array) -> Array:
         """Sums in a fixed order, float32."""
@@ -222,6 +225,14 @@ class CudaEngine(Maps):
     def advance(self, like: Array) -> None:
         """Count a step, on the device."""
         launch.advance(self.step(like))
+
+    def prepare(self, like: Array) -> None:
+        """Compile what only a captured step uses: not while it is being captured."""
+        xp = array_module(like)
+        launch.advance(xp.zeros(1, np.uint32))
+        self.updates.norm([xp.zeros(1, np.float32)], None)
+        one = xp.zeros((1, 1), like.dtype)
+        product(one, one)
 
     def sgd(self, entries: list[Entry], options: Sequence[Options]) -> None:
         """All parameters in one launch; see :class:`Updates`."""

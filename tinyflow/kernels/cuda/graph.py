@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
-from tinyflow.backend import Array, _cupy
+from tinyflow.backend import _cupy
 
 T = TypeVar("T")
 
@@ -23,14 +23,14 @@ class Recorder:
         self.cupy: Any = _cupy()
         self.cupy.cuda.runtime.deviceSynchronize()  # what the null stream still does
         self.stream = self.cupy.cuda.Stream(non_blocking=True)
-        self._pool = self.cupy.cuda.MemoryPool()
+        self.pool = self.cupy.cuda.MemoryPool()
 
     @contextmanager
     def running(self, private: bool = False) -> Iterator[None]:
         """Put what happens inside on this stream; `private`: into its memory too."""
         with ExitStack() as stack:
             if private:
-                stack.enter_context(self.cupy.cuda.using_allocator(self._pool.malloc))
+                stack.enter_context(self.cupy.cuda.using_allocator(self.pool.malloc))
             stack.enter_context(self.stream)
             yield
 
@@ -59,9 +59,3 @@ class Recorder:
     def launch(self, graph: Any) -> None:
         """Execute a graph once, in stream order; the host does not wait."""
         graph.launch(stream=self.stream)
-
-    def empty_like(self, x: Array) -> Array:
-        """A new device array in the shape, dtype and memory order of x."""
-        with self.running(private=True):
-            new: Array = self.cupy.empty_like(x)
-        return new

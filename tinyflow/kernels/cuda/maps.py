@@ -46,10 +46,14 @@ class Maps(Engine):
         relu: bool,
     ) -> tuple[Array, NormGradient] | None:
         """Three passes over memory forward, five back; statistics are float32."""
-        if not takes(x) or not x.size:
+        known = [r for r in running if r is not None]
+        if not takes(x) or not x.size or not all(map(_vector, known)):
             return None
         rows, shape = to_rows(x), x.shape
-        affine: dict[str, Any] = {"weight": weight, "bias": bias}
+        affine: dict[str, Any] = {
+            "weight": None if weight is None else contiguous(weight),
+            "bias": None if bias is None else contiguous(bias),
+        }
         if training:
             kept = self._statistics(rows, eps, momentum, running, moments, affine)
         else:
@@ -134,28 +138,55 @@ class Maps(Engine):
             return super().relu_grad(g, y)
         return from_rows(launch.relu_grad(to_rows(g), to_rows(y)), g.shape)
 
-    def gate(self, x: Array, s: Array, sigmoid: bool = False) -> Array:
+    def gate(self, x: Array, s: Array) -> Array:
         """One number for each map of x (N, C, H, W), from s (N, C, 1, 1)."""
         if not takes(x, s) or not x.size:
-            return super().gate(x, s, sigmoid)
-        y = launch.gate(to_rows(x), to_matrix(s), sigmoid=sigmoid)
-        return from_rows(y, x.shape)
+            return super().gate(x, s)
+        return from_rows(launch.gate(to_rows(x), to_matrix(s)), x.shape)
 
     def gate_grad(
-        self,
-        g: Array,
-        x: Array,
-        s: Array,
-        need: tuple[bool, ...],
-        sigmoid: bool = False,
+        self, g: Array, x: Array, s: Array, need: tuple[bool, ...]
     ) -> tuple[Array | None, Array | None]:
         """Both gradients in one pass."""
         if not takes(g, x, s) or not x.size:
-            return super().gate_grad(g, x, s, need, sigmoid)
-        dx, ds = launch.gate_grad(
-            to_rows(g), to_rows(x), to_matrix(s), sigmoid=sigmoid
-        )
+            return super().gate_grad(g, x, s, need)
+        dx, ds = launch.gate_grad(to_rows(g), to_rows(x), to_matrix(s))
         return from_rows(dx, x.shape), ds.reshape(s.shape)
+
+    def sigmoid_gate(self, x: Array, z: Array, residual: Array | None) -> Array:
+        """Sigmoid, product, sum and ReLU in one pass."""
+        if not takes(x, z) or not x.size:
+            return super().sigmoid_gate(x, z, residual)
+        extra = None if residual is None else to_rows(residual)
+        y = launch.gate(
+            to_rows(x),
+            to_matrix(z),
+            sigmoid=True,
+            residual=extra,
+            relu=residual is not None,
+        )
+        return from_rows(y, x.shape)
+
+    def sigmoid_gate_grad(
+        self,
+        g: Array,
+        x: Array,
+        z: Array,
+        y: Array | None,
+        need: tuple[bool, ...],
+    ) -> list[Array | None]:
+        """All gradients in one pass."""
+        if not takes(g, x, z) or not x.size:
+            return super().sigmoid_gate_grad(g, x, z, y, need)
+        rows, output, masked = to_rows(x), None, None
+        if y is not None:
+            output = to_rows(y)
+            masked = array_module(x).empty(rows.shape, x.dtype)
+        dx, dz = launch.gate_grad(
+            to_rows(g), rows, to_matrix(z), sigmoid=True, y=output, masked=masked
+        )
+        found: list[Array | None] = [from_rows(dx, x.shape), dz.reshape(z.shape)]
+        return found if masked is None else [*found, from_rows(masked, x.shape)]
 
     def sigmoid(self, x: Array) -> Array:
         """1 / (1 + e⁻ˣ), computed in float32: its arguments are few."""
@@ -223,3 +254,8 @@ class Maps(Engine):
         return from_nhwc(
             launch.global_avg_pool2d_input_grad(contiguous(g), (x_shape[2], x_shape[3]))
         )
+
+
+def _vector(r: Array) -> bool:
+    """Whether a kernel can update running statistics where they are."""
+    return r.dtype == np.float32 and bool(r.flags.c_contiguous)

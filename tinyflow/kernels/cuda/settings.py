@@ -36,14 +36,12 @@ class Settings:
             the first that its heuristics propose. A measured choice can differ from run
             to run, so `deterministic` switches it off.
         convolutions: the engines to try, in this order; the last is "plain".
-        side_stream: compute weight gradients on a second stream in a captured step.
     """
 
     precision: str = "float32"
     deterministic: bool = False
     autotune: bool = False
     convolutions: tuple[str, ...] = CONVOLUTIONS
-    side_stream: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what there is not."""

@@ -1,0 +1,256 @@
+"""Training steps on a GPU: tinyflow captured and eager against PyTorch, interleaved.
+
+    python -m benchmarks.gpu --quick
+
+Every peer is a process of its own (``benchmarks/gpu_peers.py``), and all peers of a
+setting live at once and take turns, round by round, so that the clock of the GPU and
+whatever else the machine does meets them all alike. A round is as many steps as fill a
+fifth of a second, with one wait for the device at its end. The table gives the median
+of the rounds, PyTorch's best time over tinyflow's captured one (above 1 we are
+faster), and the memory each allocator holds.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Any, Protocol
+
+import typer
+
+import tinyflow
+from benchmarks.gpu_peers import PEERS
+from tinyflow.backend import DeviceError, choose_device
+from tinyflow.train.config import PRECISIONS
+
+SMALL = ("resnet20", "resnet56", "vgg19", "resnet50", "se_resnet50", "densenet121")
+LARGE = SMALL[2:]
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is trained, and how."""
+
+    network: str
+    batch: int
+    size: int
+    precision: str
+
+    def __str__(self) -> str:
+        return f"{self.network} {self.batch} {self.size} {self.precision}"
+
+
+@dataclass
+class Row:
+    """What one peer did with one setting; `error` says why it did nothing."""
+
+    setting: Setting
+    peer: str
+    rounds: list[float] = field(default_factory=list)
+    memory_mib: float | None = None
+    error: str | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def ms(self) -> float | None:
+        """Median milliseconds of a step."""
+        return statistics.median(self.rounds) if self.rounds else None
+
+    def facts(self) -> dict[str, Any]:
+        """The row as it is written to the file."""
+        found = asdict(self.setting) | {"peer": self.peer, "ms": self.ms}
+        rate = None if self.ms is None else self.setting.batch / self.ms * 1e3
+        found |= {"images_per_second": rate, "memory_mib": self.memory_mib}
+        return found | {"rounds_ms": self.rounds, "error": self.error}
+
+
+class Peer(Protocol):
+    """A process that trains a setting; see :class:`Process`."""
+
+    def ask(self, line: str) -> dict[str, Any]:
+        """Send a line; its answer. A dict with "error" if it cannot go on."""
+
+    def close(self) -> None:
+        """End it."""
+
+
+class Process:
+    """A peer in a process of its own, that answers a line of JSON to each line."""
+
+    def __init__(self, peer: str, setting: Setting) -> None:
+        command = [sys.executable, "-m", "benchmarks.gpu_peers", peer]
+        command += [str(value) for value in asdict(setting).values()]
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
+
+    def ask(self, line: str) -> dict[str, Any]:
+        """See :class:`Peer`."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        try:
+            self.process.stdin.write(line + "\n")
+            self.process.stdin.flush()
+            answer = self.process.stdout.readline()
+        except OSError:
+            answer = ""
+        if not answer:
+            return {"error": f"ended with exit code {self.process.wait()}"}
+        found: dict[str, Any] = json.loads(answer)
+        return found
+
+    def close(self) -> None:
+        """End it, whatever it does."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        with suppress(OSError):  # it may be gone, with a line still on its way
+            self.process.stdin.close()
+        try:
+            self.process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.process.stdout.close()
+
+
+def measure(
+    setting: Setting,
+    peers: Sequence[str],
+    rounds: int,
+    start: Callable[[str, Setting], Peer] = Process,
+) -> list[Row]:
+    """The rows of all peers; they take turns, and each begins as many rounds."""
+    rows = [Row(setting, peer) for peer in peers]
+    running: list[tuple[Row, Peer]] = []
+    try:
+        for row in rows:
+            peer = start(row.peer, setting)
+            running.append((row, peer))
+            answer = peer.ask("warm up")
+            row.error, row.versions = answer.get("error"), answer.get("versions", {})
+        for turn in range(rounds):
+            order = running if turn % 2 == 0 else running[::-1]
+            for row, peer in order:
+                if row.error is None:
+                    answer = peer.ask("round")
+                    row.error = answer.get("error")
+                    if row.error is None:
+                        row.rounds.append(float(answer["ms"]))
+        for row, peer in running:
+            if row.error is None:
+                row.memory_mib = peer.ask("memory").get("mib")
+    finally:
+        for _, peer in running:
+            peer.close()
+    return rows
+
+
+def ratio(rows: Sequence[Row]) -> float | None:
+    """PyTorch's best median over that of tinyflow's captured step."""
+    ours = [r.ms for r in rows if r.peer == "tinyflow" and r.ms is not None]
+    theirs = [r.ms for r in rows if r.peer.startswith("torch") and r.ms is not None]
+    return min(theirs) / ours[0] if ours and theirs else None
+
+
+def heading(peers: Sequence[str]) -> str:
+    """The first line of the table."""
+    columns = "".join(f"{peer:>16}" for peer in peers)
+    return (
+        f"{'network':<13}{'batch':>6}{'size':>5} {'precision':<10}{columns}{'ratio':>7}"
+    )
+
+
+def line(rows: Sequence[Row]) -> str:
+    """A setting's line: milliseconds (and MiB) of each peer, and the ratio."""
+    s = rows[0].setting
+    text = f"{s.network:<13}{s.batch:>6}{s.size:>5} {s.precision:<10}"
+    for row in rows:
+        memory = "" if row.memory_mib is None else f" ({row.memory_mib:.0f})"
+        text += f"{'-' if row.ms is None else f'{row.ms:.2f}{memory}':>16}"
+    found = ratio(rows)
+    return text + ("      -" if found is None else f"{found:>7.2f}")
+
+
+def settings(
+    quick: bool, networks: Sequence[str], precisions: Sequence[str]
+) -> Iterator[Setting]:
+    """The grid: small images at two batch sizes, large ones at one."""
+    batches = (128,) if quick else (128, 512)
+    for precision in precisions:
+        for network in networks:
+            for batch in batches:
+                yield Setting(network, batch, 32, precision)
+        for network in networks if not quick else ():
+            if network in LARGE:
+                yield Setting(network, 64, 224, precision)
+
+
+def main(
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Two networks, batch 128, tf32, 3 rounds.")
+    ] = False,
+    network: Annotated[
+        list[str] | None, typer.Option(help="Only these networks; may be repeated.")
+    ] = None,
+    precision: Annotated[
+        list[str] | None, typer.Option(help="Only these precisions; may be repeated.")
+    ] = None,
+    peer: Annotated[
+        list[str] | None, typer.Option(help=f"Only these of {', '.join(PEERS)}.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(help="Rounds of each peer.", min=1)] = 7,
+    output: Annotated[
+        Path | None,
+        typer.Option("--json", help="Write here, not to results/gpu-<date>.json."),
+    ] = None,
+) -> None:
+    """Compare tinyflow with PyTorch on this machine's GPU."""
+    try:
+        choose_device("cuda")
+    except DeviceError as error:
+        print(f"benchmarks.gpu: {error}", file=sys.stderr)
+        raise typer.Exit(2) from None
+    networks = network or (("resnet20", "resnet50") if quick else SMALL)
+    precisions = precision or (("tf32",) if quick else PRECISIONS)
+    peers = peer or list(PEERS)
+    for name, known in ((set(precisions), PRECISIONS), (set(peers), PEERS)):
+        if wrong := name - set(known):
+            sentence = f"unknown {', '.join(wrong)}; choose from {', '.join(known)}"
+            print(f"benchmarks.gpu: {sentence}", file=sys.stderr)
+            raise typer.Exit(2)
+    print(heading(peers))
+    rows: list[Row] = []
+    for setting in settings(quick, networks, precisions):
+        found = measure(setting, peers, 3 if quick else rounds)
+        rows += found
+        print(line(found), flush=True)
+        for row in found:
+            if row.error is not None:
+                print(f"  {row.peer}: {row.error}", flush=True)
+        write(rows, output or RESULTS / f"gpu-{date.today().isoformat()}.json")
+
+
+def write(rows: Sequence[Row], path: Path) -> None:
+    """Write what there is so far; a long run that ends early leaves it."""
+    versions: dict[str, str] = {}
+    for row in rows:
+        versions |= row.versions
+    facts = {
+        "date": date.today().isoformat(),
+        "tinyflow": tinyflow.__version__,
+        "python": platform.python_version(),
+        "versions": versions,
+        "rows": [row.facts() for row in rows],
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    typer.run(main)

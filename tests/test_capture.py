@@ -1,0 +1,324 @@
+"""A replayed step is the eager step, on the host (``gpu_host``) and on a GPU."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import models
+from tests.cuda_host import emulator
+from tests.gpu_host import (
+    HostCudnn,
+    HostGpu,
+    HostRecorder,
+    gpu_or_skip,
+    here,
+    host_engine,
+)
+from tinyflow import nn, ops
+from tinyflow.kernels.cuda.settings import configured
+from tinyflow.kernels.engine import PLAIN, forced
+from tinyflow.optim import SGD, Adam, AdamW, Optimizer
+from tinyflow.train import TrainConfig, prepare, train
+from tinyflow.train.capture import WARM_UP, CapturedStep
+from tinyflow.train.step import train_step
+
+pytestmark = pytest.mark.skipif(
+    emulator.COMPILER is None, reason="the host emulation needs g++"
+)
+
+Rule = Callable[[list], Optimizer]
+
+RULES: dict[str, Rule] = {
+    "sgd": lambda p: SGD(p, 0.1, momentum=0.9, weight_decay=1e-3, nesterov=True),
+    "damped": lambda p: SGD(p, 0.1, momentum=0.9, dampening=0.5),
+    "adam": lambda p: Adam(p, 0.01, weight_decay=1e-3),
+    "adamw": lambda p: AdamW(p, 0.01),
+}
+
+
+class Small(nn.Module):
+    """Every kind of layer whose replay could go wrong."""
+
+    def __init__(self, dropout: float = 0.0) -> None:
+        rng = np.random.default_rng(0)
+        self.conv = nn.Conv2d(3, 8, 3, padding=1, bias=False, rng=rng)
+        self.bn = nn.BatchNorm2d(8)
+        self.gate = nn.SqueezeExcitation(8, 2, rng=rng)
+        self.pool = nn.MaxPool2d(2)
+        self.conv2 = nn.Conv2d(8, 8, 3, padding=1, rng=rng)
+        self.average = nn.AvgPool2d(2)
+        self.drop = nn.Dropout(dropout, rng=rng)
+        self.fc = nn.Linear(8, 10, rng=rng)
+
+    def forward(self, x: object) -> object:
+        x = self.pool(self.gate(nn.norm_relu(self.bn, self.conv(x))))
+        x = self.average(ops.relu(self.conv2(x) + x))
+        return self.fc(self.drop(ops.global_avg_pool2d(x)))
+
+
+def batches(count: int, size: int = 4) -> list[tuple[np.ndarray, np.ndarray]]:
+    rng = np.random.default_rng(1)
+    return [
+        (
+            np.ascontiguousarray(
+                rng.standard_normal((size, 8, 8, 3), dtype=np.float32)
+            ).transpose(0, 3, 1, 2),
+            rng.integers(0, 10, size),
+        )
+        for _ in range(count)
+    ]
+
+
+def captured(
+    gpu: HostGpu, model: nn.Module, rule: Rule, **how: object
+) -> tuple[CapturedStep, list[str]]:
+    said: list[str] = []
+    rates = rule(list(model.named_parameters()))
+    return CapturedStep(model, rates, HostRecorder(gpu), say=said.append, **how), said
+
+
+@pytest.mark.parametrize("clip", [None, 0.5])
+@pytest.mark.parametrize("name", RULES)
+def test_captured_is_eager_step_by_step(name: str, clip: float | None) -> None:
+    gpu = HostGpu()
+    with host_engine(gpu, HostCudnn(gpu)):
+        eager, replayed = Small().to("cpu"), Small().to("cpu")
+        rates = RULES[name](list(eager.named_parameters()))
+        step, said = captured(gpu, replayed, RULES[name], clip_grad=clip)
+        for i, (images, labels) in enumerate(batches(WARM_UP + 4)):
+            step.optimizer.lr = rates.lr = 0.05 / (i + 1)
+            one = train_step(eager, images, labels, rates, clip_grad=clip)
+            two = step(images, labels)
+            assert two.loss == pytest.approx(one.loss, rel=1e-5)
+            assert two.grad_norm == pytest.approx(one.grad_norm, rel=1e-5)
+            assert two.correct == one.correct
+            for (path, p), q in zip(
+                eager.state_dict().items(), replayed.state_dict().values(), strict=True
+            ):
+                np.testing.assert_allclose(p, q, 1e-5, 1e-6, err_msg=path)
+        assert (step.replayed, said, step.reasons) == (4, [], [])
+        assert step.optimizer.steps == rates.steps
+        for key, array in rates.state_dict().items():
+            np.testing.assert_allclose(
+                array, step.optimizer.state_dict()[key], 1e-4, 1e-6, err_msg=key
+            )
+
+
+def test_a_step_of_another_kind_is_eager_and_the_next_one_replayed() -> None:
+    gpu = HostGpu()
+    with host_engine(gpu, HostCudnn(gpu)):
+        eager, replayed = Small().to("cpu"), Small().to("cpu")
+        rates = RULES["adam"](list(eager.named_parameters()))
+        step, said = captured(gpu, replayed, RULES["adam"])
+        seen: list[float] = []
+        look = lambda loss, tape: seen.append(loss)  # noqa: E731
+        for i, (images, labels) in enumerate(batches(WARM_UP + 6)):
+            if i in (WARM_UP + 1, WARM_UP + 4):  # a last, short batch
+                images, labels = images[:2], labels[:2]
+            inspect = look if i == WARM_UP + 2 else None
+            one = train_step(eager, images, labels, rates)
+            two = step(images, labels, inspect)
+            assert two.loss == pytest.approx(one.loss, rel=1e-4)
+        assert step.replayed == 3 and len(seen) == 1
+        assert step.optimizer.steps == rates.steps
+        assert len(said) == len(step.reasons) == 2  # each reason once
+        assert "a batch of 2" in said[0] and "inspected" in said[1]
+        recorder = step.recorder
+        assert isinstance(recorder, HostRecorder)
+        # Only until there is a graph may anything else use its memory.
+        first = recorder.private.index(False)
+        assert recorder.private[:first] == [True] * (WARM_UP + 1)
+        assert not any(recorder.private[first:])
+
+
+def test_dropout_draws_new_numbers_on_each_replay() -> None:
+    gpu = HostGpu()
+    with host_engine(gpu, HostCudnn(gpu)):
+        model = Small(0.5).to("cpu")
+        step, _ = captured(gpu, model, lambda p: SGD(p, lr=0.0))
+        (batch,) = batches(1)
+        losses = [step(*batch).loss for _ in range(WARM_UP + 4)]
+        assert len(set(losses)) == len(losses)
+        assert step.replayed == 4
+
+
+def test_what_cannot_be_recorded_runs_eagerly_and_says_so_once() -> None:
+    class Synchronising(Small):
+        def forward(self, x: object) -> object:
+            if gpu.deferred is not None:
+                raise NotImplementedError("calling cuBLAS API during stream capture")
+            return super().forward(x)
+
+    gpu = HostGpu()
+    with host_engine(gpu, HostCudnn(gpu)):
+        model, eager = Synchronising().to("cpu"), Small().to("cpu")
+        rates = RULES["adamw"](list(eager.named_parameters()))
+        step, said = captured(gpu, model, RULES["adamw"])
+        for images, labels in batches(WARM_UP + 3):
+            one, two = train_step(eager, images, labels, rates), step(images, labels)
+            assert one == two
+        assert step.replayed == 0 and step.optimizer.steps == rates.steps
+        assert said == [
+            "not replayed, but run eagerly: the step cannot be recorded (calling "
+            "cuBLAS API during stream capture)"
+        ]
+
+
+def test_a_late_parameter_is_not_recorded() -> None:
+    class Late(Small):
+        def __init__(self) -> None:
+            super().__init__()
+            self.extra = nn.Linear(10, 10, rng=np.random.default_rng(0))
+            self.calls = 0
+
+        def forward(self, x: object) -> object:
+            self.calls += 1
+            y = super().forward(x)
+            return self.extra(y) if self.calls > WARM_UP else y
+
+    gpu = HostGpu()
+    with host_engine(gpu):  # without cuDNN, which would lack a plan first
+        step, said = captured(gpu, Late().to("cpu"), RULES["sgd"])
+        for batch in batches(WARM_UP + 2):
+            step(*batch)
+        assert step.replayed == 0 and "first gradient while recording" in said[0]
+        assert step.optimizer.steps["extra.weight"] == 2
+
+
+def test_only_the_gpu_engine_records() -> None:
+    gpu = HostGpu()
+    with forced(PLAIN):
+        step, said = captured(gpu, Small(), RULES["sgd"])
+        for batch in batches(WARM_UP + 1):
+            step(*batch)
+    assert step.replayed == 0 and "the engine numpy cannot be recorded" in said[0]
+
+
+def test_memory_errors_are_not_swallowed() -> None:
+    class Full(Small):
+        def forward(self, x: object) -> object:
+            if gpu.deferred is not None:
+                raise MemoryError("full")
+            return super().forward(x)
+
+    gpu = HostGpu()
+    with host_engine(gpu, HostCudnn(gpu)) as run:
+        step, _ = captured(gpu, Full().to("cpu"), RULES["sgd"])
+        for batch in batches(WARM_UP):
+            step(*batch)
+        with pytest.raises(MemoryError):
+            step(*batch)
+        assert run.updates.recording is None
+
+
+def test_a_loss_that_is_not_finite_is_reported() -> None:
+    gpu = HostGpu()
+    with host_engine(gpu, HostCudnn(gpu)):
+        step, _ = captured(gpu, Small().to("cpu"), RULES["sgd"])
+        for batch in batches(WARM_UP + 1):
+            step(*batch)
+        images, labels = batch
+        with pytest.raises(FloatingPointError, match="loss became nan"):
+            step(images * np.float32(np.nan), labels)
+
+
+def test_a_whole_network_is_replayed() -> None:
+    gpu = HostGpu()
+    rng = np.random.default_rng(2)
+    with host_engine(gpu, HostCudnn(gpu)):
+        # Without shortcuts: their padding is array code, which cannot be deferred here.
+        eager, replayed = (models.build_model("plain20").to("cpu") for _ in range(2))
+        rates = RULES["sgd"](list(eager.named_parameters()))
+        step, said = captured(gpu, replayed, RULES["sgd"])
+        for _ in range(WARM_UP + 2):
+            images = rng.standard_normal((4, 3, 32, 32), dtype=np.float32)
+            labels = rng.integers(0, 10, 4)
+            one = train_step(eager, images, labels, rates)
+            two = step(images, labels)
+        assert step.replayed == 2 and not said
+        assert two.loss == pytest.approx(one.loss, rel=1e-2)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", RULES)
+def test_gpu_captured_is_eager_step_by_step(name: str) -> None:
+    gpu_or_skip()
+    import cupy
+
+    from tinyflow.kernels.cuda.graph import Recorder
+
+    eager, replayed = Small().to("cuda"), Small().to("cuda")
+    rates = RULES[name](list(eager.named_parameters()))
+    said: list[str] = []
+    step = CapturedStep(
+        replayed,
+        RULES[name](list(replayed.named_parameters())),
+        Recorder(),
+        say=said.append,
+    )
+    for i, (images, labels) in enumerate(batches(WARM_UP + 8)):
+        step.optimizer.lr = rates.lr = 0.05 / (i + 1)
+        images, labels = cupy.asarray(images), cupy.asarray(labels)
+        cupy.cuda.runtime.deviceSynchronize()
+        one = train_step(eager, images, labels, rates)
+        two = step(images, labels)
+        assert two.loss == pytest.approx(one.loss, rel=1e-3)
+        for p, q in zip(eager.parameters(), replayed.parameters(), strict=True):
+            np.testing.assert_allclose(here(p.data), here(q.data), 1e-2, 1e-3)
+    assert step.replayed == 8 and said == []
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["resnet20", "se_resnet20", "densenet121"])
+def test_gpu_networks_are_replayed(name: str) -> None:
+    gpu_or_skip()
+    import cupy
+
+    from tinyflow.kernels.cuda.graph import Recorder
+
+    model = models.build_model(name).to("cuda")
+    said: list[str] = []
+    optimizer = SGD(model.named_parameters(), 0.01, momentum=0.9)
+    step = CapturedStep(model, optimizer, Recorder(), say=said.append)
+    rng = np.random.default_rng(0)
+    images = cupy.asarray(rng.standard_normal((16, 3, 32, 32), dtype=np.float32))
+    labels = cupy.asarray(rng.integers(0, 10, 16))
+    losses = [step(images, labels).loss for _ in range(WARM_UP + 12)]
+    assert step.replayed == 12 and said == []
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.slow
+def test_the_loop_replays_steps(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Two epochs of five full batches and a short one, as without capture."""
+    config = TrainConfig(
+        "plain20", epochs=2, batch_size=4, limit_train=22, limit_test=4, lr=0.01
+    )
+    gpu, steps = HostGpu(), []
+    said: list[str] = []
+
+    def on_gpu(config, model, optimizer, train, test, dtype):
+        step = CapturedStep(model, optimizer, HostRecorder(gpu), say=said.append)
+        steps.append(step)
+        return (train, test), step if config.capture else None
+
+    monkeypatch.setattr(prepare, "choose_device", lambda name: ("cuda", "pretended"))
+    monkeypatch.setattr(prepare, "_on_gpu", on_gpu)
+    monkeypatch.setattr("tinyflow.nn.asarray", lambda array, device: array)
+    monkeypatch.setattr("tinyflow.train.loop.asarray", lambda array, device: array)
+    with configured(), host_engine(gpu, HostCudnn(gpu)):
+        rows, wanted = (
+            train(replace(config, capture=c, output=tmp_path / str(c))).rows
+            for c in (True, False)
+        )
+    assert steps[0].replayed == 12 - WARM_UP - 2 and len(said) == 1
+    assert steps[1].replayed == 0
+    for row, other in zip(rows, wanted, strict=True):
+        for name in ("train_loss", "train_accuracy", "test_loss", "grad_norm"):
+            found, expected = getattr(row, name), getattr(other, name)
+            assert found == pytest.approx(expected, rel=1e-3), name
