@@ -2,11 +2,13 @@
 
     python -m benchmarks.cpu --quick
 
-Prints, per network, the ratio PyTorch time / tinyflow time (above 1 we are faster), of
-medians over rounds in which both take turns. PyTorch runs in the better of its two
-memory formats with fused SGD and the same number of threads. Between the libraries lie
-pauses and a warm-up call: their thread pools keep spinning after a call and would
-otherwise slow each other down.
+Every peer is a process of its own (``benchmarks/cpu_peers.py``): tinyflow with NumPy
+alone ("base"), with its C kernels ("compiled") where they have been built, and PyTorch
+in both memory formats with fused SGD. All have the same number of threads and take
+turns, round by round, with a pause in which the last one's threads go to sleep. A round
+is a warm-up call and as many timed ones as fill 0.4 s. The table gives medians, the
+ratio PyTorch's better format / tinyflow (above 1 we are faster), and how far memory rose
+above what the process held before it built the network.
 """
 
 from __future__ import annotations
@@ -17,90 +19,90 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from datetime import date
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
 
-import models
 import tinyflow
-from tinyflow import Tape, Tensor, ops
-from tinyflow.kernels.scratch import keep_freed_memory
-from tinyflow.optim import SGD
+from benchmarks.process import Process
+from tinyflow.native.library import library_path
 
 NETWORKS = ("resnet20", "resnet56", "vgg19", "resnet50", "se_resnet50", "densenet121")
-PAUSE = 0.15  # seconds in which the other library's threads go to sleep
+FORMATS = ("contiguous", "channels_last")
+TIERS = {"base": "numpy", "compiled": "native"}
+PAUSE = 0.1  # seconds
+
+Setting = tuple[str, str, int, int]  # network, pass, batch, size
 
 
-def ours(name: str, batch: int, size: int, training: bool) -> Callable[[], object]:
-    """One call of tinyflow: a training step, or logits."""
-    model = models.build_model(name, image_size=size)
-    rng = np.random.default_rng(0)
-    images = rng.standard_normal((batch, 3, size, size), dtype=np.float32)
-    labels = rng.integers(0, 10, batch)
-    optimizer = SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
-
-    def step() -> None:
-        with Tape(fuse=True) as tape:
-            loss = ops.cross_entropy(model(Tensor(images)), labels)
-        tape.backward(loss, release=True)
-        optimizer.step()
-
-    def infer() -> object:
-        return model(Tensor(images))
-
-    if name.startswith("vgg"):
-        model.classifier.eval()
-    if not training:
-        model.eval()
-    return step if training else infer
+def settings(quick: bool, networks: Sequence[str]) -> list[Setting]:
+    """Training steps at batch 64; all else unless `quick`."""
+    found: list[Setting] = [(name, "step", 64, 32) for name in networks]
+    if not quick:
+        found += [(n, "inference", b, 32) for n in networks for b in (64, 1)]
+        found += [(n, "step", 8, 224) for n in networks if n == "resnet50"]
+    return found
 
 
-def theirs(
-    name: str, batch: int, size: int, training: bool, channels_last: bool
-) -> Callable[[], object]:
-    """The same call of PyTorch."""
-    import torch
-
-    from benchmarks.peers import Peer
-
-    peer = Peer(models.build_model(name, image_size=size), channels_last)
-    rng = np.random.default_rng(0)
-    images = torch.from_numpy(
-        rng.standard_normal((batch, 3, size, size), dtype=np.float32)
-    )
-    labels = torch.from_numpy(rng.integers(0, 10, batch))
-    optimizer = torch.optim.SGD(
-        peer.parameters, lr=0.01, momentum=0.9, weight_decay=1e-4, fused=True
-    )
-
-    def step() -> None:
-        optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(peer(images), labels).backward()
-        optimizer.step()
-
-    def infer() -> object:
-        with torch.no_grad():
-            return peer(images)
-
-    peer.training = training
-    return step if training else infer
+def measure(setting: Setting, tiers: Sequence[str], rounds: int) -> dict[str, Any]:
+    """Median milliseconds and peak memory (10⁶ bytes) of each peer."""
+    peers: dict[str, Process] = {}
+    times: dict[str, list[float]] = {}
+    try:
+        for name in (*tiers, *FORMATS):
+            peer = Process(
+                "benchmarks.cpu_peers",
+                "tinyflow" if name in TIERS else name,
+                *setting,
+                environment={"TINYFLOW_ENGINE": TIERS.get(name, "auto")},
+            )
+            peers[name], times[name] = peer, []
+            _ask(peer, name, setting)  # each is built and warm before the next begins
+        for _ in range(rounds):
+            for name, peer in peers.items():
+                time.sleep(PAUSE)
+                times[name].append(_ask(peer, name, setting))
+        return {
+            name: (statistics.median(times[name]), peer.ask("peak")["mb"])
+            for name, peer in peers.items()
+        }
+    finally:
+        for peer in peers.values():
+            peer.close()
 
 
-def interleave(calls: list[Callable[[], object]], rounds: int) -> list[list[float]]:
-    """Milliseconds of each call in each round, taken in turn."""
-    times: list[list[float]] = [[] for _ in calls]
-    for _ in range(rounds):
-        for call, taken in zip(calls, times, strict=True):
-            time.sleep(PAUSE)
-            call()
-            start = time.perf_counter()
-            call()
-            taken.append((time.perf_counter() - start) * 1e3)
-    return times
+def _ask(peer: Process, name: str, setting: Setting) -> float:
+    answer = peer.ask("run")
+    if "error" in answer:
+        raise RuntimeError(f"{name}, {setting}: {answer['error']}")
+    return float(answer["ms"])
+
+
+def rows(setting: Setting, found: dict[str, Any], facts: dict[str, str]) -> list[Any]:
+    """A row per tier, against PyTorch's better format and its memory in that one."""
+    best = min(FORMATS, key=lambda name: found[name][0])
+    theirs, their_peak = found[best]
+    named = dict(zip(("network", "pass", "batch", "size"), setting, strict=True))
+    return [
+        {
+            **named,
+            "tier": tier,
+            "ratio": theirs / found[tier][0],
+            "tinyflow_ms": found[tier][0],
+            "pytorch_ms": theirs,
+            "tinyflow_peak_mb": found[tier][1],
+            "pytorch_peak_mb": their_peak,
+            "pytorch_format": best,
+            **facts,
+        }
+        for tier in TIERS
+        if tier in found
+    ]
 
 
 def main(
@@ -110,56 +112,44 @@ def main(
     network: Annotated[
         list[str] | None, typer.Option(help="Only these networks; may be repeated.")
     ] = None,
-    rounds: Annotated[int, typer.Option(help="Rounds per network.", min=1)] = 7,
+    rounds: Annotated[int, typer.Option(help="Rounds per setting.", min=1)] = 7,
     output: Annotated[
         Path | None, typer.Option("--json", help="Write the rows here.")
     ] = None,
 ) -> None:
     """Compare tinyflow with PyTorch on this machine's CPU."""
     try:
-        import torch
-    except ImportError:
+        torch = version("torch")
+    except PackageNotFoundError:
         print("PyTorch is not installed: pip install -e '.[oracle]'", file=sys.stderr)
         raise typer.Exit(2) from None
-    torch.set_num_threads(os.cpu_count() or 1)
-    keep_freed_memory()  # of the whole process: both libraries gain
-    settings = [(n, True, 64, 32) for n in network or NETWORKS]
-    if not quick:
-        settings += [(n, False, b, 32) for n in network or NETWORKS for b in (64, 1)]
-        settings += [(n, True, 8, 224) for n in ("resnet50",)]
+    tiers = [t for t in TIERS if t == "base" or library_path().exists()]
+    if len(tiers) == 1:
+        print("No C kernels (python -m tinyflow.native builds them): base tier only.")
+    facts = {
+        "tinyflow": tinyflow.__version__,
+        "numpy": np.__version__,
+        "pytorch": torch,
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}",
+        "date": date.today().isoformat(),
+    }
     print(
-        f"tinyflow {tinyflow.__version__} NumPy {np.__version__} | PyTorch "
-        f"{torch.__version__} | {os.cpu_count()} cores, {platform.machine()}, float32"
+        f"tinyflow {tinyflow.__version__}, NumPy {np.__version__} | PyTorch {torch} | "
+        f"{facts['machine']}, float32; peaks in MB"
     )
-    print(f"{'network':<14}{'pass':<10}{'batch':>6}{'size':>6}", end="")
-    print(f"{'tinyflow ms':>13}{'PyTorch ms':>12}{'ratio':>8}")
-    rows = []
-    for name, training, batch, size in settings:
-        calls = [ours(name, batch, size, training)]
-        calls += [theirs(name, batch, size, training, last) for last in (False, True)]
-        mine, plain, last = map(statistics.median, interleave(calls, rounds))
-        best = min(plain, last)
-        what = "step" if training else "inference"
-        print(f"{name:<14}{what:<10}{batch:>6}{size:>6}", end="")
-        print(f"{mine:>13.1f}{best:>12.1f}{best / mine:>8.2f}", flush=True)
-        rows.append(
-            {
-                "network": name,
-                "pass": what,
-                "batch": batch,
-                "size": size,
-                "tier": "base",
-                "ratio": best / mine,
-                "tinyflow_ms": mine,
-                "pytorch_ms": best,
-                "pytorch_format": "contiguous" if plain <= last else "channels_last",
-                "numpy": np.__version__,
-                "pytorch": torch.__version__,
-                "date": date.today().isoformat(),
-            }
-        )
+    print(f"{'network':<13}{'pass':<10}{'batch':>5}{'size':>5}  {'tier':<9}", end="")
+    print(f"{'tinyflow ms':>12}{'PyTorch ms':>11}{'ratio':>7}{'peak':>7}{'theirs':>7}")
+    written: list[Any] = []
+    for setting in settings(quick, network or NETWORKS):
+        for row in rows(setting, measure(setting, tiers, rounds), facts):
+            name, what, batch, size = setting
+            print(f"{name:<13}{what:<10}{batch:>5}{size:>5}  {row['tier']:<9}", end="")
+            print(f"{row['tinyflow_ms']:>12.1f}{row['pytorch_ms']:>11.1f}", end="")
+            print(f"{row['ratio']:>7.2f}{row['tinyflow_peak_mb']:>7.0f}", end="")
+            print(f"{row['pytorch_peak_mb']:>7.0f}", flush=True)
+            written.append(row)
     if output is not None:
-        output.write_text(json.dumps(rows, indent=1) + "\n")
+        output.write_text(json.dumps(written, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -15,10 +15,8 @@ from __future__ import annotations
 import json
 import platform
 import statistics
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import date
 from pathlib import Path
@@ -28,6 +26,7 @@ import typer
 
 import tinyflow
 from benchmarks.gpu_peers import PEERS
+from benchmarks.process import Process
 from tinyflow.backend import DeviceError, choose_device
 from tinyflow.train.config import PRECISIONS
 
@@ -74,7 +73,7 @@ class Row:
 
 
 class Peer(Protocol):
-    """A process that trains a setting; see :class:`Process`."""
+    """A process that trains a setting; see :class:`benchmarks.process.Process`."""
 
     def ask(self, line: str) -> dict[str, Any]:
         """Send a line; its answer. A dict with "error" if it cannot go on."""
@@ -83,47 +82,16 @@ class Peer(Protocol):
         """End it."""
 
 
-class Process:
-    """A peer in a process of its own, that answers a line of JSON to each line."""
-
-    def __init__(self, peer: str, setting: Setting) -> None:
-        command = [sys.executable, "-m", "benchmarks.gpu_peers", peer]
-        command += [str(value) for value in asdict(setting).values()]
-        pipe = subprocess.PIPE
-        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
-
-    def ask(self, line: str) -> dict[str, Any]:
-        """See :class:`Peer`."""
-        assert self.process.stdin is not None and self.process.stdout is not None
-        try:
-            self.process.stdin.write(line + "\n")
-            self.process.stdin.flush()
-            answer = self.process.stdout.readline()
-        except OSError:
-            answer = ""
-        if not answer:
-            return {"error": f"ended with exit code {self.process.wait()}"}
-        found: dict[str, Any] = json.loads(answer)
-        return found
-
-    def close(self) -> None:
-        """End it, whatever it does."""
-        assert self.process.stdin is not None and self.process.stdout is not None
-        with suppress(OSError):  # it may be gone, with a line still on its way
-            self.process.stdin.close()
-        try:
-            self.process.wait(timeout=30)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        self.process.stdout.close()
+def start_peer(peer: str, setting: Setting) -> Process:
+    """The process of a peer, which will train that setting."""
+    return Process("benchmarks.gpu_peers", peer, *asdict(setting).values())
 
 
 def measure(
     setting: Setting,
     peers: Sequence[str],
     rounds: int,
-    start: Callable[[str, Setting], Peer] = Process,
+    start: Callable[[str, Setting], Peer] = start_peer,
 ) -> list[Row]:
     """The rows of all peers; they take turns, and each begins as many rounds."""
     rows = [Row(setting, peer) for peer in peers]

@@ -304,6 +304,6 @@ def test_a_peer_that_cannot_start_answers_with_the_reason() -> None:
 
 def test_a_dead_process_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    peer = gpu.Process("torch", gpu.Setting("resnet20", 2, 32, "tf32"))
+    peer = gpu.start_peer("torch", gpu.Setting("resnet20", 2, 32, "tf32"))
     assert "exit code 1" in peer.ask("warm up")["error"]
     peer.close()
