@@ -4,11 +4,12 @@
 
 Every peer is a process of its own (``benchmarks/cpu_peers.py``): tinyflow with NumPy
 alone ("base"), with its C kernels ("compiled") where they have been built, and PyTorch
-in both memory formats with fused SGD. All have the same number of threads and take
-turns, round by round, with a pause in which the last one's threads go to sleep. A round
-is a warm-up call and as many timed ones as fill 0.4 s. The table gives medians, the
-ratio PyTorch's better format / tinyflow (above 1 we are faster), and how far memory rose
-above what the process held before it built the network.
+in both memory formats with fused SGD. All have the same number of threads. They take
+turns, round by round, and only one lives at a time: thread pools that spin disturb
+nobody, and all are given the same pages of memory. A round is a process that warms up
+for 0.4 s and is then timed for as long. The table gives medians, the ratio PyTorch's
+better format / tinyflow (above 1 we are faster), and how far memory rose above what the
+process held before it built the network.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ import os
 import platform
 import statistics
 import sys
-import time
 from collections.abc import Sequence
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
@@ -35,7 +35,6 @@ from tinyflow.native.library import library_path
 NETWORKS = ("resnet20", "resnet56", "vgg19", "resnet50", "se_resnet50", "densenet121")
 FORMATS = ("contiguous", "channels_last")
 TIERS = {"base": "numpy", "compiled": "native"}
-PAUSE = 0.1  # seconds
 
 Setting = tuple[str, str, int, int]  # network, pass, batch, size
 
@@ -51,36 +50,35 @@ def settings(quick: bool, networks: Sequence[str]) -> list[Setting]:
 
 def measure(setting: Setting, tiers: Sequence[str], rounds: int) -> dict[str, Any]:
     """Median milliseconds and peak memory (10⁶ bytes) of each peer."""
-    peers: dict[str, Process] = {}
-    times: dict[str, list[float]] = {}
+    names = (*tiers, *FORMATS)
+    times: dict[str, list[float]] = {name: [] for name in names}
+    peaks: dict[str, list[float]] = {name: [] for name in names}
+    for turn in range(rounds):
+        for name in names if turn % 2 == 0 else names[::-1]:
+            ms, mb = one_round(name, setting)
+            times[name].append(ms)
+            peaks[name].append(mb)
+    median = statistics.median
+    return {name: (median(times[name]), median(peaks[name])) for name in names}
+
+
+def one_round(name: str, setting: Setting) -> tuple[float, float]:
+    """Milliseconds and peak memory of one peer."""
+    tier = TIERS.get(name)
+    peer = Process(
+        "benchmarks.cpu_peers",
+        name if tier is None else "tinyflow",
+        *setting,
+        environment={"TINYFLOW_ENGINE": tier or "auto"},
+    )
     try:
-        for name in (*tiers, *FORMATS):
-            peer = Process(
-                "benchmarks.cpu_peers",
-                "tinyflow" if name in TIERS else name,
-                *setting,
-                environment={"TINYFLOW_ENGINE": TIERS.get(name, "auto")},
-            )
-            peers[name], times[name] = peer, []
-            _ask(peer, name, setting)  # each is built and warm before the next begins
-        for _ in range(rounds):
-            for name, peer in peers.items():
-                time.sleep(PAUSE)
-                times[name].append(_ask(peer, name, setting))
-        return {
-            name: (statistics.median(times[name]), peer.ask("peak")["mb"])
-            for name, peer in peers.items()
-        }
+        answers = [peer.ask(line) for line in ("run", "run", "peak")]
     finally:
-        for peer in peers.values():
-            peer.close()
-
-
-def _ask(peer: Process, name: str, setting: Setting) -> float:
-    answer = peer.ask("run")
-    if "error" in answer:
-        raise RuntimeError(f"{name}, {setting}: {answer['error']}")
-    return float(answer["ms"])
+        peer.close()
+    for answer in answers:
+        if "error" in answer:
+            raise RuntimeError(f"{name}, {setting}: {answer['error']}")
+    return float(answers[1]["ms"]), float(answers[2]["mb"])
 
 
 def rows(setting: Setting, found: dict[str, Any], facts: dict[str, str]) -> list[Any]:
@@ -112,7 +110,7 @@ def main(
     network: Annotated[
         list[str] | None, typer.Option(help="Only these networks; may be repeated.")
     ] = None,
-    rounds: Annotated[int, typer.Option(help="Rounds per setting.", min=1)] = 7,
+    rounds: Annotated[int, typer.Option(help="Rounds per setting.", min=1)] = 5,
     output: Annotated[
         Path | None, typer.Option("--json", help="Write the rows here.")
     ] = None,
