@@ -224,7 +224,7 @@ def metrics(folder: Path) -> dict[str, float]:
 @pytest.mark.parametrize(
     "options",
     [
-        "--trace-every 1",
+        "--trace-every 1 --lr 0.001",  # sums in another order: no amplifying
         "--augment --optimizer adamw --clip-grad 0.5 --label-smoothing 0.1",
         "--dataset mnist --data-dir . --optimizer adam",
         "--dataset cifar10 --data-dir . --augment",
@@ -241,8 +241,7 @@ def test_training(machine: Machine, place: Path, options: str) -> None:
         result = run(cli.app, arguments)
         assert result.exit_code == 0, result.output
         assert f"device: {device} (as asked)" in result.stdout
-    # Sums are taken in another order, and two steps at lr 0.1 amplify that.
-    assert metrics(place / "cuda") == pytest.approx(metrics(place / "cpu"), rel=1e-2)
+    assert metrics(place / "cuda") == pytest.approx(metrics(place / "cpu"), rel=1e-3)
     config = json.loads((place / "cuda" / "config.json").read_text())
     assert config["resolved"]["device"] == "cuda"
     assert config["resolved"]["cupy"] == "14.2.0"
