@@ -291,15 +291,15 @@ def test_a_wrong_kernel_is_caught(native, monkeypatch):
         *(a.astype(np.float64) for a in (x, w)), *ONCE
     )
     near(native.conv2d(x, w, ONCE), exact, 1e-5)
-    monkeypatch.setattr("tinyflow.native.engine._axes", lambda *a: _shifted(*a))
+    monkeypatch.setattr("tinyflow.native.engine.axes", lambda *a: _shifted(*a))
     with pytest.raises(AssertionError):
         near(native.conv2d(x, w, ONCE), exact, 1e-5)
 
 
 def _shifted(x_shape, w_shape, how):
-    from tinyflow.native.engine import _Axis
+    from tinyflow.native.windows import Axis
 
-    axis = _Axis(x_shape[2], x_shape[2], w_shape[2], 1, 1, 0, 0)  # padding forgotten
+    axis = Axis(x_shape[2], x_shape[2], w_shape[2], 1, 1, 0, 0)  # padding forgotten
     return axis, axis
 
 

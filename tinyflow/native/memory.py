@@ -1,0 +1,93 @@
+"""How an array lies in memory, as the C code asks for it."""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+
+import numpy as np
+
+from tinyflow.backend import Array
+from tinyflow.kernels.layout import swap, to_rows
+
+
+def at(array: Array | None) -> int | None:
+    """Address of the first entry."""
+    return None if array is None else _address(array)
+
+
+def _slow_address(array: Array) -> int:
+    where: int = array.__array_interface__["data"][0]
+    return where
+
+
+def _fast_address(array: Array) -> int:
+    """The pointer behind the object's head: a step asks thousands of times."""
+    where = ctypes.c_void_p.from_address(id(array) + object.__basicsize__).value
+    return where or 0
+
+
+_probe = np.zeros(1)
+_address = _slow_address
+if _fast_address(_probe) == _slow_address(_probe):  # true of CPython
+    _address = _fast_address
+
+
+@cache
+def zeros(n: int) -> Array:
+    """Zeros (n,), shared: only to be read."""
+    return np.zeros(n, np.float32)
+
+
+def columns(x: Array) -> Array | None:
+    """(N, C, H, W) as (1, N C, H, W): a view, or None if x is not stored so."""
+    xb = swap(x)
+    if not xb.flags.c_contiguous:
+        return None
+    h, w, n, c = xb.shape
+    return swap(xb.reshape(h, w, 1, n * c))
+
+
+def rows_in_place(x: Array) -> Array | None:
+    """The matrix of :func:`to_rows`, or None if that would be a copy."""
+    if x.ndim != 4 or x.dtype != np.float32 or not x.size:
+        return None
+    rows = to_rows(x)
+    return rows if rows.strides[1] == 4 and np.may_share_memory(rows, x) else None
+
+
+def as_rows(x: Array) -> Array | None:
+    """X as a matrix with a channel a column, its rows at any distance; float32."""
+    if x.dtype != np.float32 or not x.size:
+        return None
+    rows = to_rows(x)
+    if rows.strides[1] != 4 or rows.strides[0] < 4 * rows.shape[1]:
+        rows = np.ascontiguousarray(rows)
+    return rows
+
+
+def step(rows: Array) -> int:
+    """Floats from one row to the next."""
+    return rows.strides[0] // 4
+
+
+def per_channel(s: Array) -> Array:
+    """`s` (C,) as float32 without gaps. Keep the result as long as its address is used."""
+    return np.ascontiguousarray(s, np.float32)
+
+
+def alike(*arrays: Array) -> bool:
+    """Whether the arrays are float32 and lie in memory alike, without gaps."""
+    first = arrays[0]
+    places = _strides(first)
+    if not (first.flags.forc or (first.ndim == 4 and swap(first).flags.c_contiguous)):
+        return False
+    return all(
+        a.dtype == np.float32 and a.shape == first.shape and _strides(a) == places
+        for a in arrays
+    )
+
+
+def _strides(a: Array) -> list[int]:
+    """The strides that matter: those of axes longer than 1."""
+    return [step for step, n in zip(a.strides, a.shape, strict=True) if n > 1]
