@@ -72,7 +72,7 @@ def step(rows: Array) -> int:
 
 
 def per_channel(s: Array) -> Array:
-    """`s` (C,) as float32 without gaps. Keep the result as long as its address is used."""
+    """`s` (C,) as float32 without gaps; to be kept while its address is used."""
     return np.ascontiguousarray(s, np.float32)
 
 

@@ -17,6 +17,8 @@ Padding = str | int | Sequence[int] | Sequence[Sequence[int]]
 
 def pair(argument: Pair, name: str, least: int) -> tuple[int, int]:
     """An (h, w) pair from a number or two, each at least `least`."""
+    if type(argument) is int and argument >= least:  # nearly always
+        return argument, argument
     two = (argument, argument) if isinstance(argument, int) else tuple(argument)
     if len(two) != 2 or any(n < least or n != int(n) for n in two):
         raise ValueError(f"{name} must be one or two integers >= {least}: {argument}")
@@ -99,6 +101,8 @@ def _border(
     dilation: tuple[int, int],
 ) -> tuple[int, int, int, int]:
     """(top, bottom, left, right) in pixels."""
+    if type(padding) is int and padding >= 0:  # nearly always
+        return padding, padding, padding, padding
     if padding == "valid":
         return 0, 0, 0, 0
     if padding == "same":

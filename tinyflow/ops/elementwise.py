@@ -19,8 +19,9 @@ from tinyflow.tensor import Tensor, value
 
 def same_dtype(op: str, *operands: Any) -> None:
     """Refuse arrays of different dtypes; numbers and None have none and may pass."""
-    dtypes = dict.fromkeys(x.dtype for x in operands if hasattr(x, "dtype"))
-    if len(dtypes) > 1:
+    dtypes = [x.dtype for x in operands if hasattr(x, "dtype")]
+    if len(dtypes) > 1 and len(set(dtypes)) > 1:
+        dtypes = list(dict.fromkeys(dtypes))
         names = " and ".join(str(dtype) for dtype in dtypes)
         raise TypeError(f"{op} got {names}; convert one, dtypes are never mixed")
 
