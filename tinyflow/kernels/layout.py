@@ -42,6 +42,11 @@ def from_rows(rows: Array, shape: tuple[int, ...]) -> Array:
     return swap(rows.reshape(h, w, n, c))
 
 
+def strides(a: Array) -> list[int]:
+    """The strides that matter: those of axes longer than 1."""
+    return [step for step, n in zip(a.strides, a.shape, strict=True) if n > 1]
+
+
 def pixels(x: Array) -> Array:
     """View x (..., C) as an array (...) of whole pixels, where NumPy allows.
 

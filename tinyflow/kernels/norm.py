@@ -28,21 +28,18 @@ def moments(x: Array) -> tuple[Array, Array]:
     """Mean and variance of each channel, the variance with 1/M of its M values."""
     (rows,), n = _matrices(x)
     m = x.size // x.shape[1]
-    near = rows[0] + 0  # about a sample: a mean far above the deviation costs nothing
-    near = _spread(near[: x.shape[1]], n)
+    near = rows[0, : x.shape[1]]  # about a sample: a mean far off costs no digits
+    about = _spread(near, n)
     first, second = _zero_sums(rows), _zero_sums(rows)
     for block in _blocks(rows):
         centred = scratch("product", rows[block].shape, x)
-        array_module(x).subtract(rows[block], near, out=centred)
+        array_module(x).subtract(rows[block], about, out=centred)
         first += centred.sum(axis=0)
         centred *= centred
         second += centred.sum(axis=0)
     mean, square = _fold(first, n) / m, _fold(second, n) / m
-    var = square - mean * mean
-    dtype = x.dtype
-    return (mean + _fold(near, n) / n).astype(dtype), array_module(x).maximum(
-        var, 0
-    ).astype(dtype)
+    var = array_module(x).maximum(square - mean * mean, 0)
+    return (mean + near).astype(x.dtype), var.astype(x.dtype)
 
 
 def normalize(

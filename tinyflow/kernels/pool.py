@@ -136,7 +136,7 @@ def avg_pool2d_input_grad(
     return swap(dx)
 
 
-def _border(padding: tuple[int, ...]) -> tuple[int, int, int, int]:
+def four_sides(padding: tuple[int, ...]) -> tuple[int, int, int, int]:
     """(top, bottom, left, right) from that or from (h, w)."""
     if len(padding) == 2:
         return padding[0], padding[0], padding[1], padding[1]
@@ -156,15 +156,28 @@ def _windows(
 
     That one must start inside the map or the padding before it, as in PyTorch.
     """
-    size, border = (x_shape[2], x_shape[3]), _border(padding)
+    size, border = (x_shape[2], x_shape[3]), four_sides(padding)
+    out = pooled(size, kernel, stride, border, dilation, ceil_mode)
+    return windows(size, kernel, stride, border, dilation, out)
+
+
+def pooled(
+    size: tuple[int, ...],
+    kernel: Pair,
+    stride: Pair,
+    border: tuple[int, ...],
+    dilation: Pair,
+    ceil_mode: bool,
+) -> Pair:
+    """Height and width of the output; a last window starts in the map or before it."""
     out = []
     for a in (0, 1):
         s, (before, after) = stride[a], border[2 * a : 2 * a + 2]
         extra = s - 1 if ceil_mode else 0
         n = out_size(size[a], kernel[a], s, dilation[a], before, after + extra)
         late = ceil_mode and (n - 1) * s >= size[a] + before
-        out.append(n - 1 if late else n)
-    return windows(size, kernel, stride, border, dilation, (out[0], out[1]))
+        out.append(int(n - 1 if late else n))
+    return out[0], out[1]
 
 
 def _shifts(y: Array, kw: int, at: Windows) -> Iterator[tuple[int, Place, Place]]:
@@ -207,7 +220,7 @@ def _divisor(
     if divisor_override is not None:
         constant: Array = xp.full((1, 1, 1, 1), divisor_override, dtype=like.dtype)
         return constant
-    border, counts = _border(padding), []
+    border, counts = four_sides(padding), []
     for a in (0, 1):
         before, after = border[2 * a : 2 * a + 2]
         start = xp.arange(out[a]) * stride[a] - before

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from tinyflow.backend import Array, array_module
+from tinyflow.kernels.layout import strides
 from tinyflow.kernels.scratch import scratch
 
 BLOCK = 1 << 16
@@ -96,7 +97,7 @@ def _blocks(*arrays: Array) -> Iterator[tuple[Array, ...]]:
         yield arrays
         return
     flat = [a.ravel(order="K") for a in arrays]
-    alike = all(_strides(a) == _strides(p) for a in arrays)
+    alike = all(strides(a) == strides(p) for a in arrays)
     if alike and np.may_share_memory(flat[0], p):
         for start in range(0, p.size, BLOCK):
             yield tuple(a[start : start + BLOCK] for a in flat)
@@ -104,8 +105,3 @@ def _blocks(*arrays: Array) -> Iterator[tuple[Array, ...]]:
     rows = max(1, BLOCK * len(p) // p.size)  # arrays that lie differently
     for start in range(0, len(p), rows):
         yield tuple(a[start : start + rows] for a in arrays)
-
-
-def _strides(a: Array) -> list[int]:
-    """The strides that matter: those of axes longer than 1."""
-    return [step for step, n in zip(a.strides, a.shape, strict=True) if n > 1]

@@ -144,6 +144,7 @@ class NativeEngine(Engine):
         self.library.tinyflow_moments(
             at(rows), m, c, step(rows), at(sums), at(mean), at(var)
         )
+        self._check()
         return mean, var
 
     def normalize(
@@ -199,6 +200,7 @@ class NativeEngine(Engine):
             m,
             c,
         )
+        self._check()
         return sum_g, sum_gx, g if masked is None else from_rows(masked, g.shape)
 
     def normalize_input_grad(

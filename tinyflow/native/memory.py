@@ -8,7 +8,7 @@ from functools import cache
 import numpy as np
 
 from tinyflow.backend import Array
-from tinyflow.kernels.layout import swap, to_rows
+from tinyflow.kernels.layout import strides, swap, to_rows
 
 
 def at(array: Array | None) -> int | None:
@@ -79,15 +79,10 @@ def per_channel(s: Array) -> Array:
 def alike(*arrays: Array) -> bool:
     """Whether the arrays are float32 and lie in memory alike, without gaps."""
     first = arrays[0]
-    places = _strides(first)
+    places = strides(first)
     if not (first.flags.forc or (first.ndim == 4 and swap(first).flags.c_contiguous)):
         return False
     return all(
-        a.dtype == np.float32 and a.shape == first.shape and _strides(a) == places
+        a.dtype == np.float32 and a.shape == first.shape and strides(a) == places
         for a in arrays
     )
-
-
-def _strides(a: Array) -> list[int]:
-    """The strides that matter: those of axes longer than 1."""
-    return [step for step, n in zip(a.strides, a.shape, strict=True) if n > 1]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -70,8 +69,5 @@ def pool_axes(x_shape: Shape, how: pool.How) -> tuple[Axis, Axis] | None:
     kernel, stride, padding, dilation, ceil_mode = how
     if ceil_mode or kernel[0] * kernel[1] > 256:
         return None
-    sides: Sequence[int] = padding
-    border = (sides[0], sides[0], sides[1], sides[1]) if len(sides) == 2 else sides
-    top, bottom, left, right = border
-    square = (stride, (top, bottom, left, right), dilation, 1)
+    square = (stride, pool.four_sides(padding), dilation, 1)
     return axes(x_shape, (0, 0, *kernel), square)

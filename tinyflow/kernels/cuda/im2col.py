@@ -12,8 +12,9 @@ from tinyflow.kernels.cuda.module import (
     rows,
     tiles,
 )
-from tinyflow.kernels.cuda.pool import Border, Pair, _border, _geometry
+from tinyflow.kernels.cuda.pool import Border, Pair, _geometry
 from tinyflow.kernels.cuda.source import Variant
+from tinyflow.kernels.pool import four_sides
 from tinyflow.kernels.window import out_size
 
 
@@ -31,7 +32,7 @@ def im2col(
     of these rows with the weights as (kh kw C / groups, K / groups).
     """
     n, h, w, c = x.shape
-    border = _border(padding)
+    border = four_sides(padding)
     size = tuple(
         out_size((h, w)[a], kernel[a], stride[a], dilation[a], *border[2 * a :][:2])
         for a in (0, 1)
@@ -82,7 +83,12 @@ def col2im(
     if of.m and of.c:
         t = tiles(of.m, of.c, variant.vector, APPLY_BLOCKS)
         geometry = _geometry(
-            x_shape, (x_shape[0], *size, c), kernel, stride, _border(padding), dilation
+            x_shape,
+            (x_shape[0], *size, c),
+            kernel,
+            stride,
+            four_sides(padding),
+            dilation,
         )
         launch(
             *(variant, "col2im", t.grid, t.block, columns, x, of.steps[0]),

@@ -16,7 +16,7 @@ from tinyflow.kernels.cuda.module import (
     rows,
     tiles,
 )
-from tinyflow.kernels.window import out_size
+from tinyflow.kernels.pool import four_sides, pooled
 
 Pair: TypeAlias = tuple[int, int]
 Border: TypeAlias = tuple[int, ...]
@@ -36,8 +36,8 @@ def max_pool2d(
     """The maximum over each window, and its tap u kw + v as uint8: at most 256 taps."""
     if kernel[0] * kernel[1] > 256:
         raise ValueError(f"max_pool2d: {kernel} has more than 256 taps")
-    border = _border(padding)
-    size = _pooled(x.shape[1:3], kernel, stride, border, dilation, ceil_mode)
+    border = four_sides(padding)
+    size = pooled(x.shape[1:3], kernel, stride, border, dilation, ceil_mode)
     y = _image(x, size, out)
     taps = array_module(x).empty(y.shape, np.uint8)
     of, steps = _together("max_pool2d", y, x)
@@ -73,7 +73,7 @@ def max_pool2d_input_grad(
         launch(
             *(of.variant, "max_pool_gradient", t.grid, t.block, g, steps[1], taps),
             *(dx, steps[0], of.m, of.c, t.chunk),
-            *_geometry(x_shape, g.shape, kernel, stride, _border(padding), dilation),
+            *_geometry(x_shape, g.shape, kernel, stride, four_sides(padding), dilation),
         )
     return dx
 
@@ -90,8 +90,8 @@ def avg_pool2d(
     out: Array | None = None,
 ) -> Array:
     """The average over each window."""
-    border = _border(padding)
-    size = _pooled(x.shape[1:3], kernel, stride, border, (1, 1), ceil_mode)
+    border = four_sides(padding)
+    size = pooled(x.shape[1:3], kernel, stride, border, (1, 1), ceil_mode)
     y = _image(x, size, out)
     of, steps = _together("avg_pool2d", y, x)
     if of.m and of.c:
@@ -117,7 +117,7 @@ def avg_pool2d_input_grad(
     out: Array | None = None,
 ) -> Array:
     """Each g, divided, at all pixels of its window. `x_shape` is (N, H, W, C)."""
-    border, dx = _border(padding), _image(g, x_shape[1:3], out)
+    border, dx = four_sides(padding), _image(g, x_shape[1:3], out)
     of, steps = _together("avg_pool2d_input_grad", dx, g)
     if of.m and of.c:
         t = tiles(of.m, of.c, of.variant.vector, APPLY_BLOCKS)
@@ -162,33 +162,6 @@ def global_avg_pool2d_input_grad(
             *(g, dx, steps[0], of.m, of.c, area),
         )
     return dx
-
-
-def _border(padding: Border) -> tuple[int, int, int, int]:
-    """(top, bottom, left, right)."""
-    if len(padding) == 2:
-        return padding[0], padding[0], padding[1], padding[1]
-    top, bottom, left, right = padding
-    return top, bottom, left, right
-
-
-def _pooled(
-    size: Dims,
-    kernel: Pair,
-    stride: Pair,
-    border: Border,
-    dilation: Pair,
-    ceil_mode: bool,
-) -> Pair:
-    """Height and width of the output; a last window starts in the map or before it."""
-    out = []
-    for a in (0, 1):
-        s, (before, after) = stride[a], border[2 * a : 2 * a + 2]
-        extra = s - 1 if ceil_mode else 0
-        n = out_size(size[a], kernel[a], s, dilation[a], before, after + extra)
-        late = ceil_mode and (n - 1) * s >= size[a] + before
-        out.append(int(n - 1 if late else n))
-    return out[0], out[1]
 
 
 def _image(like: Array, size: Dims, out: Array | None) -> Array:
