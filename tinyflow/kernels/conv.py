@@ -9,10 +9,21 @@ stored the same way, as (kh, kw, K, C), which is how their gradient comes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 from tinyflow.backend import Array, array_module
-from tinyflow.kernels import conv_depthwise, conv_rows, conv_stack, conv_taps
+from tinyflow.kernels import (
+    conv_depthwise,
+    conv_rows,
+    conv_stack,
+    conv_taps,
+    threads,
+)
 from tinyflow.kernels.layout import swap, to_hwnc
 from tinyflow.kernels.window import Windows, adjoint, windows
+
+Result = TypeVar("Result")
 
 Pair = tuple[int, int]
 Border = tuple[int, int, int, int]
@@ -136,29 +147,89 @@ def _dense(x: Array, w: Array, at: Windows) -> Array:
       kernels: row columns (`conv_rows`), whose gather is cheap or nothing.
 
     The weight gradient has the same first rule and `conv_rows` for the rest.
+
+    Threads take rows of the output; or, where those are few, channels of it.
     """
-    if not at.rows or not at.cols or not x.size:  # nothing but padding, or no image
-        shape = (*at.out, x.shape[2], w.shape[2])
-        zeros: Array = array_module(x).zeros(shape, dtype=x.dtype)
-        return zeros
-    if _few_channels(x, at):
-        return conv_stack.forward(x, w, at)
+    xp = array_module(x)
+    y: Array = xp.empty((*at.out, x.shape[2], w.shape[2]), dtype=x.dtype)
+    if _empty(x, at):
+        y[...] = 0
+        return y
     narrow = at.out[1] <= TAP_WIDTH or x.shape[3] >= TAP_CHANNELS
-    if len(at.cols) > 1 and narrow:
-        return conv_taps.forward(x, w, at)
-    return conv_rows.forward(x, w, at)
+    if _few_channels(x, at):
+        kernel = conv_stack.forward
+    elif len(at.cols) > 1 and narrow:
+        kernel = conv_taps.forward
+    else:
+        kernel = conv_rows.forward
+
+    def some_rows(lo: int, hi: int) -> None:
+        part = at.part(lo, hi)
+        if part.rows:
+            kernel(x, w, part, y[lo:hi])
+        else:
+            y[lo:hi] = 0
+
+    def some_channels(lo: int, hi: int) -> None:
+        kernel(x, w[:, :, lo:hi], at, y[..., lo:hi])
+
+    _share(y, _products(x, w.shape, at), some_rows, some_channels)
+    return y
 
 
 def _dense_weight_grad(
     g: Array, x: Array, w_shape: tuple[int, ...], at: Windows
 ) -> Array:
     """The gradient dW (kh, kw, K, C) of one group; see :func:`_dense` for the rule."""
-    if not at.rows or not at.cols or not x.size:
-        zeros: Array = array_module(x).zeros(w_shape, dtype=x.dtype)
-        return zeros
-    if _few_channels(x, at):
-        return conv_stack.weight_grad(g, x, w_shape, at)
-    return conv_rows.weight_grad(g, x, w_shape, at)
+    xp = array_module(x)
+    dw: Array = xp.empty(w_shape, dtype=x.dtype)
+    if _empty(x, at):
+        dw[...] = 0
+        return dw
+    kernel = (conv_stack if _few_channels(x, at) else conv_rows).weight_grad
+
+    def some_rows(lo: int, hi: int) -> Array:
+        part = at.part(lo, hi)
+        sums = dw if lo == 0 else xp.empty(w_shape, dtype=x.dtype)
+        if part.rows:
+            kernel(g[lo:hi], x, part, sums)
+        else:
+            sums[...] = 0
+        return sums
+
+    def some_channels(lo: int, hi: int) -> Array:
+        kernel(g[..., lo:hi], x, at, dw[:, :, lo:hi])
+        return dw
+
+    for sums in _share(g, _products(x, w_shape, at), some_rows, some_channels):
+        if sums is not dw:
+            dw += sums
+    return dw
+
+
+def _share(
+    y: Array,
+    products: int,
+    some_rows: Callable[[int, int], Result],
+    some_channels: Callable[[int, int], Result],
+) -> list[Result]:
+    """Work on y (H', W', N, K) shared among threads by rows, or by channels."""
+    rows, channels = y.shape[0], y.shape[3]
+    along_channels = channels > y.size // channels or rows < threads.count()
+    total, work = (channels, some_channels) if along_channels else (rows, some_rows)
+    with threads.one_blas_thread():
+        return threads.share(y, total, -(-threads.PRODUCTS * total // products), work)
+
+
+def _products(x: Array, w_shape: tuple[int, ...], at: Windows) -> int:
+    """Multiplications of a convolution, those with padding included."""
+    taken = len(at.rows) * len(at.cols) * int(w_shape[2]) * int(w_shape[3])
+    return at.out[0] * at.out[1] * int(x.shape[2]) * taken
+
+
+def _empty(x: Array, at: Windows) -> bool:
+    """Whether there is nothing but padding, or no image."""
+    return not at.rows or not at.cols or not x.size
 
 
 def _few_channels(x: Array, at: Windows) -> bool:

@@ -42,14 +42,13 @@ kernels gain nothing and would pay for turning the result.
 """
 
 
-def forward(x: Array, w: Array, at: Windows) -> Array:
-    """The output for x (H, W, N, C) and w (kh, kw, K, C): (H', W', N, K), new.
+def forward(x: Array, w: Array, at: Windows, y: Array) -> None:
+    """Write the output for x (H, W, N, C) and w (kh, kw, K, C) to y (H', W', N, K).
 
     Traffic: x is read once, its columns written and read in L2, y written once and
     updated kh - 1 times while its rows are warm.
     """
     xp = array_module(x)
-    y: Array = xp.empty((*at.out, x.shape[2], w.shape[2]), dtype=x.dtype)
     first = at.rows[0].index
     y[: at.rows[0].lo] = 0
     y[at.rows[0].hi :] = 0
@@ -62,20 +61,18 @@ def forward(x: Array, w: Array, at: Windows) -> Array:
             product = scratch("product", rows.shape, x)
             xp.matmul(col, kernel[tap], out=product)
             rows += product
-    return y
 
 
-def weight_grad(g: Array, x: Array, w_shape: tuple[int, ...], at: Windows) -> Array:
-    """The gradient dW (kh, kw, K, C), new, for g (H', W', N, K) and x (H, W, N, C).
+def weight_grad(g: Array, x: Array, at: Windows, dw: Array) -> None:
+    """Write the gradient dW (kh, kw, K, C) for g (H', W', N, K) and x (H, W, N, C).
 
     Traffic: x and g are read once, the columns written once (made again here rather
     than kept from the forward pass).
     """
     xp = array_module(x)
-    kh, _, k, c = w_shape
-    dw: Array = xp.zeros(w_shape, dtype=x.dtype)
-    if not at.rows or not at.cols or not x.size:
-        return dw
+    kh, kw, k, c = dw.shape
+    if len(at.rows) < kh or len(at.cols) < kw:
+        dw[...] = 0  # some taps meet nothing but padding
     width, thin = len(at.cols) * c, k <= THIN
     total = scratch("total", (kh, width, k) if thin else (kh, k, width), x)
     seen = set()
@@ -93,7 +90,6 @@ def weight_grad(g: Array, x: Array, w_shape: tuple[int, ...], at: Windows) -> Ar
         sums = total[tap].T if thin else total[tap]
         for v, met in enumerate(at.cols):
             dw[tap, met.index] = sums[:, v * c : (v + 1) * c]
-    return dw
 
 
 def _kernel_rows(w: Array, at: Windows) -> dict[int, Array]:

@@ -25,34 +25,31 @@ BLOCK_BYTES = 4 << 20
 """Full columns gathered at a time, in bytes (one output row at least)."""
 
 
-def forward(x: Array, w: Array, at: Windows) -> Array:
-    """The output for x (H, W, N, C) and w (kh, kw, K, C): (H', W', N, K), new.
+def forward(x: Array, w: Array, at: Windows, y: Array) -> None:
+    """Write the output for x (H, W, N, C) and w (kh, kw, K, C) to y (H', W', N, K).
 
     Traffic: x is read and y written once; the columns stay in L2.
     """
     xp = array_module(x)
     k = w.shape[2]
-    y: Array = xp.empty((*at.out, x.shape[2], k), dtype=x.dtype)
     taken = [w[row.index, col.index].T for row in at.rows for col in at.cols]
     matrix = xp.concatenate(taken)
     for target, full in _blocks(x, at):
         xp.matmul(full, matrix, out=y[target].reshape(-1, k))
-    return y
 
 
-def weight_grad(g: Array, x: Array, w_shape: tuple[int, ...], at: Windows) -> Array:
-    """The gradient dW (kh, kw, K, C), new, for g (H', W', N, K) and x (H, W, N, C)."""
+def weight_grad(g: Array, x: Array, at: Windows, dw: Array) -> None:
+    """Write the gradient dW (kh, kw, K, C) for g (H', W', N, K) and x (H, W, N, C)."""
     xp = array_module(x)
-    k, c = w_shape[2:]
+    k, c = dw.shape[2:]
     total = xp.zeros((k, len(at.rows) * len(at.cols) * c), dtype=x.dtype)
     for target, full in _blocks(x, at):
         total += xp.matmul(g[target].reshape(-1, k).T, full)
-    dw: Array = xp.zeros(w_shape, dtype=x.dtype)
+    dw[...] = 0
     for u, row in enumerate(at.rows):
         for v, col in enumerate(at.cols):
             begin = (u * len(at.cols) + v) * c
             dw[row.index, col.index] = total[:, begin : begin + c]
-    return dw
 
 
 def _blocks(x: Array, at: Windows) -> Iterator[tuple[slice, Array]]:

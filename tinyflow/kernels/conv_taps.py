@@ -15,8 +15,8 @@ from tinyflow.kernels.scratch import scratch
 from tinyflow.kernels.window import Tap, Windows
 
 
-def forward(x: Array, w: Array, at: Windows) -> Array:
-    """The output for x (H, W, N, C) and w (kh, kw, K, C): (H', W', N, K), new.
+def forward(x: Array, w: Array, at: Windows, y: Array) -> None:
+    """Write the output for x (H, W, N, C) and w (kh, kw, K, C) to y (H', W', N, K).
 
     Traffic: x is read, and y updated through a product of its size, once per tap. It
     suits maps that the caches hold and kernels with many channels.
@@ -26,8 +26,8 @@ def forward(x: Array, w: Array, at: Windows) -> Array:
     pairs = [(row, col) for row in at.rows for col in at.cols]
     pairs.sort(key=lambda pair: _area(*pair), reverse=True)
     whole = _area(*pairs[0]) == at.out[0] * at.out[1]
-    make = xp.empty if whole else xp.zeros
-    y: Array = make((*at.out, n, k), dtype=x.dtype)
+    if not whole:
+        y[...] = 0
     for row, col in pairs:
         target = y[row.target, col.target]
         height, width = target.shape[:2]
@@ -42,7 +42,6 @@ def forward(x: Array, w: Array, at: Windows) -> Array:
             product = scratch("product", (height, width * n, k), x)
             xp.matmul(source, wt, out=product)
             target += product.reshape(target.shape)
-    return y
 
 
 def _area(row: Tap, col: Tap) -> int:

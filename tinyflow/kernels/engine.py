@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from tinyflow.backend import Array, array_module
-from tinyflow.kernels import conv, norm, pool, update
+from tinyflow.kernels import conv, norm, pool, threads, update
 from tinyflow.kernels.hooks import Hooks
 from tinyflow.kernels.layout import swap
 
@@ -28,10 +28,16 @@ Entry: TypeAlias = tuple[Array, ...]
 Options: TypeAlias = dict[str, Any]
 
 
+SIDE_BY_SIDE = range(threads.PRODUCTS // 2, 12 * threads.PRODUCTS)
+"""Multiplications of a convolution whose two gradients are best computed at once."""
+
+
 class Engine(Hooks):
     """Plain array code."""
 
     name = "numpy"
+    shares = True
+    """Whether the threads of :mod:`tinyflow.kernels.threads` do its work."""
 
     def empty(self, shape: Shape, like: Array) -> Array:
         """A new (N, C, H, W) array in this engine's memory order, like `like`."""
@@ -52,6 +58,25 @@ class Engine(Hooks):
     def conv2d_weight_grad(self, g: Array, x: Array, w_shape: Shape, how: How) -> Array:
         """See :func:`tinyflow.kernels.conv.conv2d_weight_grad`."""
         return conv.conv2d_weight_grad(g, x, w_shape, *how)
+
+    def conv2d_grads(
+        self, g: Array, x: Array, w: Array, how: How, need: Sequence[bool]
+    ) -> list[Array | None]:
+        """Those gradients of the input and the weight that are needed, in this order.
+
+        Small ones are computed side by side, with less ado than one after the other.
+        """
+
+        def input_grad() -> Array | None:
+            return self.conv2d_input_grad(g, w, x.shape, how) if need[0] else None
+
+        def weight_grad() -> Array | None:
+            return self.conv2d_weight_grad(g, x, w.shape, how) if need[1] else None
+
+        products = g.size * (w.size // max(w.shape[0], 1))
+        if need[0] and need[1] and self.shares and products in SIDE_BY_SIDE:
+            return threads.both(g, input_grad, weight_grad)
+        return [input_grad(), weight_grad()]
 
     def moments(self, x: Array) -> tuple[Array, Array]:
         """See :func:`tinyflow.kernels.norm.moments`."""
@@ -104,8 +129,7 @@ class Engine(Hooks):
             entries: (parameter, gradient) or (parameter, gradient, momentum buffer).
             options: of each, the keywords of :func:`tinyflow.kernels.update.sgd`.
         """
-        for (p, g, *b), how in zip(entries, options, strict=True):
-            update.sgd(p, g, b[0] if b else None, **how)
+        update.share(entries, update.sgd, options)
 
     def adam(self, entries: list[Entry], options: Sequence[Options]) -> None:
         """One step of Adam or AdamW on all parameters, in place.
@@ -114,8 +138,7 @@ class Engine(Hooks):
             entries: (parameter, gradient, m, v).
             options: of each, the keywords of :func:`tinyflow.kernels.update.adam`.
         """
-        for (p, g, m, v), how in zip(entries, options, strict=True):
-            update.adam(p, g, m, v, **how)
+        update.share(entries, update.adam, options)
 
 
 PLAIN = Engine()

@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 from tinyflow.backend import Array, array_module
-from tinyflow.kernels import pool
+from tinyflow.kernels import pool, threads
+from tinyflow.kernels.scratch import zeros
 
 NormGradient: TypeAlias = Callable[
     [Array, bool], tuple[Array | None, Array, Array, Array]
@@ -51,22 +52,41 @@ class Hooks:
 
     def relu(self, x: Array) -> Array:
         """The maximum of x and 0."""
-        y: Array = array_module(x).maximum(x, 0)
+        xp = array_module(x)
+        y: Array = xp.empty_like(x)
+        threads.pointwise(lambda x, y: xp.maximum(x, zeros(x), out=y), x, y)
         return y
 
     def relu_grad(self, g: Array, y: Array) -> Array:
         """The gradient g where y > 0, else 0."""
-        return g * (y > 0)
+        xp = array_module(g)
+        dx: Array = xp.empty_like(y)
+        threads.pointwise(lambda g, y, dx: xp.multiply(g, y > 0, out=dx), g, y, dx)
+        return dx
 
     def add(self, a: Array, b: Array, out: Array | None = None) -> Array:
         """The sum a + b of two arrays of one shape, new or written to `out`."""
-        y: Array = array_module(a).add(a, b, out=out)
+        xp = array_module(a)
+        y: Array = xp.empty_like(a) if out is None else out
+        threads.pointwise(lambda a, b, y: xp.add(a, b, out=y), a, b, y)
         return y
 
     def product(self, a: Array, b: Array) -> Array:
         """Matrix product a b of two 2-d arrays in any memory order."""
-        result: Array = a @ b
-        return result
+        (m, depth), n = a.shape, b.shape[1]
+        xp = array_module(a)
+        y: Array = xp.empty((m, n), a.dtype)
+        least = -(-threads.PRODUCTS * max(m, n) // max(m * n * depth, 1))
+
+        def rows(lo: int, hi: int) -> None:
+            xp.matmul(a[lo:hi], b, out=y[lo:hi])
+
+        def columns(lo: int, hi: int) -> None:
+            xp.matmul(a, b[:, lo:hi], out=y[:, lo:hi])
+
+        with threads.one_blas_thread():
+            threads.share(a, max(m, n), least, rows if m >= n else columns)
+        return y
 
     def linear(self, x: Array, w: Array) -> Array:
         """The product x Wᵀ of x (M, I) and w (O, I)."""

@@ -47,6 +47,16 @@ def strides(a: Array) -> list[int]:
     return [step for step, n in zip(a.strides, a.shape, strict=True) if n > 1]
 
 
+def flatten(*arrays: Array) -> list[Array] | None:
+    """Each as a vector in memory order; None if they differ in it or have gaps."""
+    first = arrays[0]
+    places = strides(first)
+    if any(a.shape != first.shape or strides(a) != places for a in arrays[1:]):
+        return None
+    flat = [a.ravel(order="K") for a in arrays]
+    return flat if np.may_share_memory(flat[0], first) else None
+
+
 def pixels(x: Array) -> Array:
     """View x (..., C) as an array (...) of whole pixels, where NumPy allows.
 

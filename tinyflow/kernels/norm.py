@@ -9,19 +9,24 @@ taken N at a time, (H W, N C), since NumPy is slow on short rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Any, TypeVar
 
 import numpy as np
 
 from tinyflow.backend import Array, array_module
+from tinyflow.kernels import threads
 from tinyflow.kernels.layout import from_rows, to_rows
-from tinyflow.kernels.scratch import scratch
+from tinyflow.kernels.scratch import scratch, zeros
 
-BLOCK = 1 << 15
-"""Entries of a block."""
+BLOCK = 1 << 18
+"""Entries of a block: few, long calls, for threads hand each other Python's lock."""
 
 SHORT = 256
 """Rows of fewer channels are taken N at a time."""
+
+Result = TypeVar("Result")
 
 
 def moments(x: Array) -> tuple[Array, Array]:
@@ -30,16 +35,19 @@ def moments(x: Array) -> tuple[Array, Array]:
     m = x.size // x.shape[1]
     near = rows[0, : x.shape[1]]  # about a sample: a mean far off costs no digits
     about = _spread(near, n)
-    first, second = _zero_sums(rows), _zero_sums(rows)
-    for block in _blocks(rows):
-        centred = scratch("product", rows[block].shape, x)
-        array_module(x).subtract(rows[block], about, out=centred)
-        first += centred.sum(axis=0)
-        centred *= centred
-        second += centred.sum(axis=0)
-    mean, square = _fold(first, n) / m, _fold(second, n) / m
-    var = array_module(x).maximum(square - mean * mean, 0)
-    return (mean + near).astype(x.dtype), var.astype(x.dtype)
+
+    def part(lo: int, hi: int) -> tuple[Array, Array]:
+        first, second = _zero_sums(rows), _zero_sums(rows)
+        for block in _blocks(rows, lo, hi):
+            centred = scratch("product", rows[block].shape, x)
+            array_module(x).subtract(rows[block], about, out=centred)
+            first += _total(centred)
+            second += _products(centred, centred)
+        return first, second
+
+    first, second = (_fold(s, n) / m for s in _sums(rows, part))
+    var = array_module(x).maximum(second - first * first, 0)
+    return (first + near).astype(x.dtype), var.astype(x.dtype)
 
 
 def normalize(
@@ -51,14 +59,18 @@ def normalize(
     rows = arrays[0]
     y = xp.empty(rows.shape, x.dtype)
     scale, shift = _spread(scale, n), _spread(shift, n)
-    for block in _blocks(rows):
-        part = y[block]
-        xp.multiply(rows[block], scale, out=part)
-        part += shift
-        if residual is not None:
-            part += arrays[1][block]
-        if relu:
-            xp.maximum(part, 0, out=part)
+
+    def part(lo: int, hi: int) -> None:
+        for block in _blocks(rows, lo, hi):
+            to = y[block]
+            xp.multiply(rows[block], scale, out=to)
+            to += shift
+            if residual is not None:
+                to += arrays[1][block]
+            if relu:
+                xp.maximum(to, zeros(to), out=to)
+
+    _share(rows, part)
     return from_rows(y, x.shape)
 
 
@@ -73,20 +85,21 @@ def gradient_sums(
     (gr, xr, *yr), n = _matrices(*((g, x) if y is None else (g, x, y)))
     masked = gr if y is None else xp.empty(gr.shape, g.dtype)
     mean = _spread(mean, n)
-    first, second = _zero_sums(gr), _zero_sums(gr)
-    for block in _blocks(gr):
-        part = masked[block]
-        if y is not None:
-            xp.multiply(gr[block], yr[0][block] > 0, out=part)
-        first += part.sum(axis=0)
-        centred = scratch("product", part.shape, x)
-        xp.subtract(xr[block], mean, out=centred)
-        centred *= part
-        second += centred.sum(axis=0)
-    sums = (_fold(s, n).astype(x.dtype) for s in (first, second))
-    if y is not None:
-        g = from_rows(masked, x.shape)
-    return next(sums), next(sums), g
+
+    def part(lo: int, hi: int) -> tuple[Array, Array]:
+        first, second = _zero_sums(gr), _zero_sums(gr)
+        for block in _blocks(gr, lo, hi):
+            kept = masked[block]
+            if y is not None:
+                xp.multiply(gr[block], yr[0][block] > 0, out=kept)
+            first += _total(kept)
+            centred = scratch("product", kept.shape, x)
+            xp.subtract(xr[block], mean, out=centred)
+            second += _products(centred, kept)
+        return first, second
+
+    first, second = (_fold(s, n).astype(x.dtype) for s in _sums(gr, part))
+    return first, second, g if y is None else from_rows(masked, x.shape)
 
 
 def input_grad(g: Array, x: Array, a: Array, b: Array, c: Array) -> Array:
@@ -95,23 +108,62 @@ def input_grad(g: Array, x: Array, a: Array, b: Array, c: Array) -> Array:
     (gr, xr), n = _matrices(g, x)
     a, b, c = (_spread(s, n) for s in (a, b, c))
     dx = xp.empty(gr.shape, g.dtype)
-    for block in _blocks(gr):
-        part = dx[block]
-        xp.multiply(gr[block], a, out=part)
-        product = scratch("product", part.shape, x)
-        xp.multiply(xr[block], b, out=product)
-        part += product
-        part += c
+
+    def part(lo: int, hi: int) -> None:
+        for block in _blocks(gr, lo, hi):
+            to = dx[block]
+            xp.multiply(gr[block], a, out=to)
+            product = scratch("product", to.shape, x)
+            xp.multiply(xr[block], b, out=product)
+            to += product
+            to += c
+
+    _share(gr, part)
     return from_rows(dx, x.shape)
 
 
 def channel_sum(g: Array) -> Array:
     """Σ over all but the channels of (N, C, H, W)."""
     (rows,), n = _matrices(g)
-    total = _zero_sums(rows)
-    for block in _blocks(rows):
-        total += rows[block].sum(axis=0)
+
+    def part(lo: int, hi: int) -> tuple[Array]:
+        total = _zero_sums(rows)
+        for block in _blocks(rows, lo, hi):
+            total += _total(rows[block])
+        return (total,)
+
+    (total,) = _sums(rows, part)
     return _fold(total, n).astype(g.dtype)
+
+
+def _share(rows: Array, part: Callable[[int, int], Result]) -> list[Result]:
+    """The results of part(first row, last row + 1), shared among threads."""
+    return threads.share(rows, len(rows), threads.WORTH // max(rows.shape[1], 1), part)
+
+
+def _sums(rows: Array, part: Callable[[int, int], tuple[Array, ...]]) -> list[Array]:
+    """The same, added up."""
+    with threads.one_blas_thread():
+        return [sum(s[1:], s[0]) for s in zip(*_share(rows, part), strict=True)]
+
+
+def _total(block: Array) -> Array:
+    """Its sum over the rows; as a product with ones, three times as fast as a sum."""
+    if isinstance(block, np.ndarray):
+        total: Array = _ones(block.dtype)[: len(block)] @ block
+        return total
+    return block.sum(axis=0)
+
+
+def _products(a: Array, b: Array) -> Array:
+    """The sum of a b over the rows, without writing a b."""
+    total: Array = array_module(a).einsum("ij,ij->j", a, b)
+    return total
+
+
+@cache
+def _ones(dtype: np.dtype[Any]) -> Array:
+    return np.ones(BLOCK, dtype)
 
 
 def _matrices(*arrays: Array) -> tuple[list[Array], int]:
@@ -123,12 +175,12 @@ def _matrices(*arrays: Array) -> tuple[list[Array], int]:
     return rows, 1
 
 
-def _blocks(rows: Array) -> Iterator[slice]:
-    """Blocks of rows; one block on a GPU."""
-    count, width = rows.shape
-    step = max(1, BLOCK // max(width, 1)) if isinstance(rows, np.ndarray) else count
-    for start in range(0, count, max(step, 1)):
-        yield slice(start, start + step)
+def _blocks(rows: Array, lo: int, hi: int) -> Iterator[slice]:
+    """Blocks of rows lo ... hi - 1; one block on a GPU."""
+    width = max(rows.shape[1], 1)
+    step = max(1, BLOCK // width if isinstance(rows, np.ndarray) else hi - lo)
+    for start in range(lo, hi, step):
+        yield slice(start, min(start + step, hi))
 
 
 def _zero_sums(rows: Array) -> Array:

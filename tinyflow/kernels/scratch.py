@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import math
 import threading
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -60,3 +61,21 @@ def scratch(purpose: str, shape: tuple[int, ...], like: Array) -> Array:
         buffer = buffers[purpose] = np.empty(size, dtype=np.uint8)
     lent: Array = buffer[:size].view(like.dtype).reshape(shape)
     return lent
+
+
+def zeros(like: Array) -> Any:
+    """Zeros in the shape and dtype of `like`, only to be read; a plain 0 on a GPU.
+
+    NumPy's maximum of an array and an array takes a quarter of the time it needs for an
+    array and a number.
+    """
+    if not isinstance(like, np.ndarray):
+        return 0
+    return _zeros(like.dtype, 1 << like.size.bit_length())[: like.size].reshape(
+        like.shape
+    )
+
+
+@cache
+def _zeros(dtype: np.dtype[Any], size: int) -> Array:
+    return np.zeros(size, dtype)

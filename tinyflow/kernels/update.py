@@ -7,12 +7,15 @@ gradient and its state stays in the cache and the only temporaries are a block l
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
+from typing import Any
 
 import numpy as np
 
 from tinyflow.backend import Array, array_module
-from tinyflow.kernels.layout import strides
+from tinyflow.kernels import threads
+from tinyflow.kernels.layout import flatten
 from tinyflow.kernels.scratch import scratch
 
 BLOCK = 1 << 16
@@ -22,7 +25,7 @@ BLOCK = 1 << 16
 def sgd(
     p: Array,
     g: Array,
-    b: Array | None,
+    b: Array | None = None,
     *,
     lr: float,
     decay: float,
@@ -96,12 +99,37 @@ def _blocks(*arrays: Array) -> Iterator[tuple[Array, ...]]:
     if p.size <= BLOCK or array_module(p) is not np:
         yield arrays
         return
-    flat = [a.ravel(order="K") for a in arrays]
-    alike = all(strides(a) == strides(p) for a in arrays)
-    if alike and np.may_share_memory(flat[0], p):
+    flat = flatten(*arrays)
+    if flat is not None:
         for start in range(0, p.size, BLOCK):
             yield tuple(a[start : start + BLOCK] for a in flat)
         return
     rows = max(1, BLOCK * len(p) // p.size)  # arrays that lie differently
     for start in range(0, len(p), rows):
         yield tuple(a[start : start + rows] for a in arrays)
+
+
+def share(
+    entries: Sequence[tuple[Array, ...]], work: Callable[..., object], options: Any
+) -> None:
+    """``work(*entry, **option)`` for each, or for parts of them, shared among threads.
+
+    Threads take about the same number of entries of all parameters put end to end.
+    """
+    if not entries:
+        return
+    ends = list(accumulate(entry[0].size for entry in entries))
+
+    def part(lo: int, hi: int) -> None:
+        for entry, end, option in zip(entries, ends, options, strict=True):
+            size = entry[0].size
+            a, b = max(lo - end + size, 0), min(hi - end + size, size)
+            if a >= b:
+                continue
+            flat = flatten(*entry) if b - a < size else None
+            if flat is not None:
+                work(*(z[a:b] for z in flat), **option)
+            elif a == 0:  # whole, by whoever comes to its first entry
+                work(*entry, **option)
+
+    threads.share(entries[0][0], ends[-1], threads.WORTH, part)

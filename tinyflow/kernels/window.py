@@ -101,6 +101,16 @@ class Windows:
     stride: tuple[int, int]
     out: tuple[int, int]
 
+    def part(self, lo: int, hi: int) -> Windows:
+        """Those of output rows lo ... hi - 1, counted from lo."""
+        rows = []
+        for tap in self.rows:
+            a, b = max(tap.lo, lo), min(tap.hi, hi)
+            if a < b:
+                start = tap.start + (a - tap.lo) * self.stride[0]
+                rows.append(Tap(tap.index, a - lo, b - lo, start))
+        return Windows(rows, self.cols, self.stride, (hi - lo, self.out[1]))
+
     def shifts(self, height: int) -> Iterator[tuple[Tap, Tap, Place, Place]]:
         """Every (vertical tap, horizontal tap, place in y, place in x).
 

@@ -58,6 +58,7 @@ class NativeEngine(Engine):
     """The compiled kernels of :mod:`tinyflow.native`."""
 
     name = "native"
+    shares = False
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self.library = library

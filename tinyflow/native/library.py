@@ -13,11 +13,11 @@ import os
 import platform
 import shutil
 import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 
 from tinyflow.backend import DeviceError
+from tinyflow.kernels import threads
 
 SOURCES = Path(__file__).parent
 FLAGS = (
@@ -118,16 +118,5 @@ def load() -> tuple[ctypes.CDLL | None, str]:
             f"{path} cannot be loaded ({error}): delete it, or set "
             "TINYFLOW_ENGINE=numpy"
         ) from error
-    threads = library.tinyflow_set_threads(_threads())
-    return library, f"C kernels, {threads} thread{'s' * (threads > 1)}"
-
-
-def _threads() -> int:
-    """TINYFLOW_NUM_THREADS, else OMP_NUM_THREADS, else the cores we may use."""
-    for name in ("TINYFLOW_NUM_THREADS", "OMP_NUM_THREADS"):
-        wish = os.environ.get(name, "")
-        if wish.isdigit() and int(wish) > 0:
-            return int(wish)
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    number = library.tinyflow_set_threads(threads.wanted())
+    return library, f"C kernels, {number} thread{'s' * (number > 1)}"

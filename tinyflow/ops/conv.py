@@ -84,11 +84,10 @@ def conv2d(
     y = engine(x).conv2d(x, w, how, b)
 
     def pullback(g: Array, need: tuple[bool, ...]) -> list[Array | None]:
-        dx = engine(g).conv2d_input_grad(g, w, x.shape, how) if need[0] else None
-        dw = engine(g).conv2d_weight_grad(g, x, w.shape, how) if need[1] else None
-        if b is None:
-            return [dx, dw]
-        return [dx, dw, engine(g).channel_sum(g) if need[2] else None]
+        answer = engine(g).conv2d_grads(g, x, w, how, need)
+        if b is not None:
+            answer.append(engine(g).channel_sum(g) if need[2] else None)
+        return answer
 
     inputs = (input, weight) if bias is None else (input, weight, bias)
     return record("conv2d", y, inputs, pullback)

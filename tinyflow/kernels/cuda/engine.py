@@ -51,6 +51,7 @@ class CudaEngine(Maps):
     """
 
     name = "cuda"
+    shares = False
     mixed = True
 
     def __init__(self, device: Device, convolutions: Convolutions) -> None:

@@ -1,0 +1,270 @@
+"""Work shared among threads: whole, in order, and undisturbed by what goes wrong."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+from tests.test_kernels import all_three, close, convolutions
+from tinyflow.kernels import conv, conv_reference, helpers, norm, threads, update
+from tinyflow.kernels.engine import PLAIN
+from tinyflow.kernels.layout import swap
+
+pytestmark = pytest.mark.skipif(
+    not helpers.AVAILABLE, reason="threads wait awake with glibc only"
+)
+X = np.zeros(1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def three():
+    """Three threads, which anything is worth."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(threads, "count", lambda: 3)
+        patch.setattr(threads, "WORTH", 1)
+        patch.setattr(threads, "PRODUCTS", 1)
+        threads._team.cache_clear()
+        threads._libraries.cache_clear()
+        yield
+        threads._team.cache_clear()
+        threads._libraries.cache_clear()
+
+
+def test_parts_cover_everything_in_order():
+    for total in (3, 4, 100):
+        parts = threads.share(X, total, 1, lambda lo, hi: (lo, hi))
+        assert len(parts) == 3
+        assert [lo for lo, _ in parts] == [0, *(hi for _, hi in parts[:-1])]
+        assert parts[-1][1] == total
+        sizes = [hi - lo for lo, hi in parts]
+        assert max(sizes) - min(sizes) <= 1
+
+
+def test_parts_are_done_at_the_same_time_by_different_threads():
+    meeting = threading.Barrier(3, timeout=30)
+
+    def part(lo, hi):
+        meeting.wait()
+        return threading.get_ident()
+
+    assert len(set(threads.share(X, 3, 1, part))) == 3
+
+
+@pytest.mark.parametrize(("total", "least", "parts"), [(5, 3, 1), (6, 3, 2), (0, 1, 1)])
+def test_small_work_stays_together(total, least, parts):
+    assert len(threads.share(X, total, least, lambda lo, hi: (lo, hi))) == parts
+
+
+def test_nested_work_stays_whole():
+    def part(lo, hi):
+        return threads.share(X, 100, 1, lambda lo, hi: (lo, hi))
+
+    assert threads.share(X, 3, 1, part) == [[(0, 100)]] * 3
+    assert len(threads.share(X, 3, 1, lambda lo, hi: lo)) == 3
+
+
+@pytest.mark.parametrize("wrong", [0, 1, 2])
+def test_an_error_in_any_part_is_raised_after_all_have_ended(wrong):
+    ended = []
+
+    def part(lo, hi):
+        if lo == wrong:
+            raise KeyError(lo)
+        time.sleep(0.02)
+        ended.append(lo)
+
+    with pytest.raises(KeyError, match=str(wrong)):
+        threads.share(X, 3, 1, part)
+    assert sorted(ended) == [n for n in range(3) if n != wrong]
+    assert threads.share(X, 3, 1, lambda lo, hi: lo) == [0, 1, 2]
+
+
+def test_numpys_error_state_holds_in_every_part():
+    def part(lo, hi):
+        return np.ones(1) / np.array([lo - 2.0])
+
+    with np.errstate(divide="raise"), pytest.raises(FloatingPointError):
+        threads.share(X, 3, 1, part)
+    with np.errstate(divide="ignore"):
+        assert np.isinf(threads.share(X, 3, 1, part)[2])
+
+
+def test_helpers_go_to_sleep_and_wake():
+    threads.share(X, 3, 1, lambda lo, hi: lo)
+    crew = threads._team()._helpers
+    for _ in range(3):
+        end = time.monotonic() + 30
+        while not all(helper.asleep for helper in crew) and time.monotonic() < end:
+            time.sleep(helpers.IDLE)
+        assert all(helper.asleep for helper in crew)
+        before = time.process_time()
+        time.sleep(0.2)
+        assert time.process_time() - before < 0.1
+        assert threads.share(X, 3, 1, lambda lo, hi: lo) == [0, 1, 2]
+
+
+def test_many_callers_take_turns():
+    wrong = []
+
+    def caller(n):
+        for _ in range(200):
+            if threads.share(X, 3, 1, lambda lo, hi: n + lo) != [n, n + 1, n + 2]:
+                wrong.append(n)
+
+    callers = [threading.Thread(target=caller, args=(10 * n,)) for n in range(4)]
+    for thread in callers:
+        thread.start()
+    for thread in callers:
+        thread.join()
+    assert not wrong
+
+
+def test_blas_gets_its_threads_back():
+    controller = pytest.importorskip("threadpoolctl").ThreadpoolController()
+
+    def numbers():
+        blas = controller.select(user_api="blas").info()
+        return [library["num_threads"] for library in blas]
+
+    before = numbers()
+    with threads.one_blas_thread():
+        with threads.one_blas_thread():
+            assert set(numbers()) <= {1}
+        assert set(numbers()) <= {1}
+    assert numbers() == before
+    with pytest.raises(KeyError), threads.one_blas_thread():
+        raise KeyError
+    assert numbers() == before
+
+
+FORK = """
+import os, sys
+os.environ["TINYFLOW_NUM_THREADS"] = "2"
+import numpy as np
+from tinyflow.kernels import threads
+share = lambda: threads.share(np.zeros(1), 2, 1, lambda lo, hi: lo)
+assert share() == [0, 1]
+child = os.fork()
+if child == 0:
+    os._exit(0 if share() == [0, 1] else 1)
+sys.exit(os.waitpid(child, 0)[1])
+"""
+
+
+def test_a_forked_child_has_helpers_of_its_own():
+    done = subprocess.run([sys.executable, "-c", FORK], timeout=60, check=False)
+    assert done.returncode == 0
+
+
+def test_the_number_of_threads_can_be_set():
+    code = "from tinyflow.kernels import threads; print(threads.count())"
+    for name, wish, found in (
+        ("TINYFLOW_NUM_THREADS", "5", "5"),
+        ("OMP_NUM_THREADS", "4", "4"),
+    ):
+        environment = {k: v for k, v in os.environ.items() if "NUM_THREADS" not in k}
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env={**environment, name: wish},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout.strip() == found
+
+
+# -- kernels -------------------------------------------------------------------------
+
+
+@settings(max_examples=150, deadline=None)
+@given(convolutions())
+def test_shared_convolutions_are_the_same(case):
+    x, w, g, how = case
+    exact = all_three(conv_reference, x, w, g, how)
+    for ours, theirs in zip(all_three(conv, x, w, g, how), exact, strict=True):
+        close(ours, theirs, 1e-12)
+    both = PLAIN.conv2d_grads(g, x, w, how, (True, True))
+    for ours, theirs in zip(both, exact[1:], strict=True):
+        close(ours, theirs, 1e-12)
+
+
+@pytest.mark.parametrize(
+    ("c", "k", "size", "kernel"),
+    [(16, 16, 32, 3), (32, 48, 9, 3), (300, 8, 4, 3), (8, 64, 1, 1), (3, 32, 16, 7)],
+)
+def test_shared_convolutions_in_float32(c, k, size, kernel):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((4, c, size, size))
+    w = rng.standard_normal((k, c, kernel, kernel))
+    g = rng.standard_normal((4, k, size, size))
+    how = ((1, 1), (kernel // 2,) * 4, (1, 1), 1)
+    exact = all_three(conv_reference, x, w, g, how)
+    single = all_three(conv, *(a.astype(np.float32) for a in (x, w, g)), how)
+    for ours, theirs in zip(single, exact, strict=True):
+        close(ours, theirs, 1e-5)
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 5, 7), (2, 300, 3, 2), (1, 5, 1, 1)])
+def test_shared_normalisation_is_the_same(shape):
+    rng = np.random.default_rng(0)
+    n, c, h, w = shape
+    wide = swap(rng.standard_normal((h, w, n, c + 2)))
+    g, r = (swap(rng.standard_normal((h, w, n, c))) for _ in "gr")
+    a, b, m = rng.standard_normal((3, c))
+
+    def all_of_it(x):
+        y = norm.normalize(x, a, b, r, True)
+        return (
+            *norm.moments(x),
+            y,
+            *norm.gradient_sums(g, x, m, y),
+            norm.input_grad(g, x, a, b, m),
+            norm.channel_sum(g),
+        )
+
+    for x in (wide[:, :c], swap(np.ascontiguousarray(swap(wide[:, :c])))):
+        shared = all_of_it(x)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(threads, "count", lambda: 1)
+            alone = all_of_it(x)
+        for ours, theirs in zip(shared, alone, strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+def test_shared_products_and_elementwise_work_are_the_same():
+    rng = np.random.default_rng(0)
+    for m, k, n in ((5, 7, 11), (11, 7, 5), (1, 1, 1), (2, 3, 0)):
+        a, b = rng.standard_normal((m, k)), rng.standard_normal((k, n))
+        np.testing.assert_allclose(PLAIN.product(a, b), a @ b, rtol=1e-13)
+    x, y = (swap(rng.standard_normal((5, 4, 3, 2))) for _ in "xy")
+    assert np.array_equal(PLAIN.relu(x), np.maximum(x, 0))
+    assert np.array_equal(PLAIN.relu_grad(x, y), x * (y > 0))
+    assert np.array_equal(PLAIN.add(x, y), x + y)
+    other = np.ascontiguousarray(y)  # another memory order: not shared out
+    assert np.array_equal(PLAIN.add(x, other), x + y)
+    special = np.array([np.nan, -np.inf, np.inf, -0.0])
+    assert np.array_equal(PLAIN.relu(special), [np.nan, 0, np.inf, 0], equal_nan=True)
+
+
+def test_shared_updates_are_the_same():
+    shapes = [(3,), (50, 7), (4, 3, 3, 3), (1,), (200,)]
+    how = {"lr": 0.1, "decay": 0.01, "momentum": 0.9, "share": 1.0, "nesterov": True}
+
+    def entries():
+        again = np.random.default_rng(1)
+        made = [[again.standard_normal(s) for _ in "pgb"] for s in shapes]
+        made[1][1] = np.asfortranarray(made[1][1])  # a gradient in another order
+        return [tuple(entry) for entry in made]
+
+    shared, alone = entries(), entries()
+    update.share(shared, update.sgd, [how] * len(shapes))
+    for entry in alone:
+        update.sgd(*entry, **how)
+    for ours, theirs in zip(shared, alone, strict=True):
+        for a, b in zip(ours, theirs, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-13)
