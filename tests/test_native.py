@@ -101,6 +101,22 @@ def test_convolution_at_network_sizes(native, n, c, k, size, kernel, stride):
     near(native.conv2d_weight_grad(g, x, w.shape, how), exact[2], 1e-5)
 
 
+@given(convolutions())
+def test_single_samples_of_any_shape(native, case):
+    """Their padding is written out before they are read."""
+    x, w, _, how = case
+    x, w = (a.astype(np.float32, order="K") for a in (x[:1], w))
+    exact = conv_reference.conv2d_forward(x.astype(np.float64), w, *how)
+    near(native.conv2d(x, w, how), exact, 1e-5)
+
+
+@pytest.mark.parametrize(("c", "k", "size"), [(16, 16, 32), (64, 64, 8), (3, 16, 32)])
+def test_single_samples_at_network_sizes(native, c, k, size):
+    x, w, how = image(1, c, size, size), image(k, c, 3, 3), ONCE
+    exact = conv_reference.conv2d_forward(x.astype(np.float64), w, *how)
+    near(native.conv2d(x, w, how), exact, 1e-5)
+
+
 def test_double_precision_and_empty_batches_take_the_plain_path(native):
     x, w = image(2, 3, 5, 5).astype(np.float64), image(4, 3, 3, 3).astype(np.float64)
     assert np.array_equal(native.conv2d(x, w, ONCE), PLAIN.conv2d(x, w, ONCE))
@@ -148,6 +164,21 @@ def test_normalisation(native, channels, wide):
         g * a.reshape(each) + x * b.reshape(each) + c.reshape(each),
     )
     near(native.channel_sum(g), g.sum((0, 2, 3), np.float64))
+
+
+@pytest.mark.parametrize("given_of", ["", "weight", "bias", "weight bias residual"])
+def test_normalisation_by_given_statistics(native, given_of):
+    x, residual = image(3, 37, 4, 5), image(3, 37, 4, 5)
+    mean, weight, bias = RNG.standard_normal((3, 37)).astype(np.float32)
+    var = RNG.random(37).astype(np.float32)
+    parts = {"weight": weight, "bias": bias, "residual": residual}
+    parts = {name: parts[name] for name in given_of.split()}
+    how = (x, mean, var, 1e-3)
+    wide = [a.astype(np.float64) if isinstance(a, np.ndarray) else a for a in how]
+    exact = PLAIN.normalize_by(
+        *wide, **{n: a.astype(np.float64) for n, a in parts.items()}, relu=True
+    )
+    near(native.normalize_by(*how, **parts, relu=True), exact, 1e-6)
 
 
 def test_moments_far_from_zero_lose_no_digits(native):

@@ -48,7 +48,7 @@ def record(op: str, data: Array, inputs: Sequence[Any], pullback: Pullback) -> T
         data = np.asarray(data)
     tape = _ACTIVE.get()
     if tape is None:
-        return Tensor(data, name=op)
+        return Tensor.at(data, Node(op, data, requires_grad=False))
     return tape._record(op, data, inputs, pullback)
 
 

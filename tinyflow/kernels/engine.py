@@ -93,6 +93,22 @@ class Engine(Hooks):
         """See :func:`tinyflow.kernels.norm.normalize`."""
         return norm.normalize(x, scale, shift, residual, relu)
 
+    def normalize_by(
+        self,
+        x: Array,
+        mean: Array,
+        var: Array,
+        eps: float,
+        weight: Array | None = None,
+        bias: Array | None = None,
+        residual: Array | None = None,
+        relu: bool = False,
+    ) -> Array:
+        """The same with scale = γ/√(σ² + ε) and shift = β - μ scale."""
+        scale = norm.gain(var, eps, weight)
+        shift = (0 if bias is None else bias) - mean * scale
+        return self.normalize(x, scale, shift, residual, relu)
+
     def normalize_sums(
         self, g: Array, x: Array, mean: Array, y: Array | None = None
     ) -> tuple[Array, Array, Array]:

@@ -50,6 +50,12 @@ def moments(x: Array) -> tuple[Array, Array]:
     return (first + near).astype(x.dtype), var.astype(x.dtype)
 
 
+def gain(var: Array, eps: float, weight: Array | None) -> Array:
+    """The factor γ/√(σ² + ε) of each channel; without γ, 1/√(σ² + ε)."""
+    inv_std: Array = 1 / array_module(var).sqrt(var + eps)
+    return inv_std if weight is None else weight * inv_std
+
+
 def normalize(
     x: Array, scale: Array, shift: Array, residual: Array | None, relu: bool
 ) -> Array:

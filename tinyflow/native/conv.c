@@ -21,6 +21,7 @@ typedef struct {
   int transposed; /* w is (kh, kw, K, C), else (kh, kw, C, K) */
   float *panels;  /* all of w packed beforehand, or NULL: each task packs its own */
   long tiles, chunks;
+  int pad; /* a task writes out the padding of its rows before it reads them */
 } conv;
 
 #define SMALL 65536    /* weights of at most this many floats stay in a core's cache */
@@ -77,8 +78,16 @@ INLINE void tile(const int mr, const int nv, const sum *s, long first, long dept
     acc[i][0] = load(bias);
     if (nv == 2) acc[i][1] = load(bias + VL);
   }
-  for (long t = 0; t < s->count; t++)
-    accumulate(mr, nv, acc, s->a[t] + first * s->lda, s->lda, s->b[t], depth);
+  if (mr == 1) {
+    for (int i = 1; i < 4; i++) acc[i][0] = acc[i][1] = (vec){0};
+    for (long t = 0; t < s->count; t++)
+      accumulate_row(nv, acc, s->a[t] + first * s->lda, s->b[t], depth);
+    for (int j = 0; j < nv; j++)
+      acc[0][j] = (acc[0][j] + acc[1][j]) + (acc[2][j] + acc[3][j]);
+  } else {
+    for (long t = 0; t < s->count; t++)
+      accumulate(mr, nv, acc, s->a[t] + first * s->lda, s->lda, s->b[t], depth);
+  }
   if (columns == nv * VL) {
 #pragma GCC unroll 18
     for (int i = 0; i < mr; i++) {
@@ -162,6 +171,31 @@ static void one_tile(const conv *p, float *panels, long tile, sum *s, long first
   rows(nv, s, first, count, p->c, bias, y, p->k, columns);
 }
 
+/* The rows of x that output rows from ... to - 1 read, with their padding, and the axes
+   to read them by, counted from there. With a single sample there is little to copy, and
+   runs as long as the map fill the tiles. NULL if memory ran out. */
+static const float *padded(const conv *p, long from, long to, axis *v, axis *h) {
+  long height = (to - 1 - from) * v->stride + (v->kernel - 1) * v->dilation + 1;
+  long width = (h->out - 1) * h->stride + (h->kernel - 1) * h->dilation + 1;
+  long c = p->c, row = width * c, left = h->before * c, first = from * v->stride;
+  long taken = (h->in < width - h->before ? h->in : width - h->before) * c;
+  float *copy = workspace(4, height * row * sizeof(float));
+  if (copy == NULL) return NULL;
+  for (long r = 0; r < height; r++) {
+    long y = first + r - v->before;
+    float *to_row = copy + r * row;
+    if (y < 0 || y >= v->in || taken <= 0) {
+      memset(to_row, 0, row * sizeof(float));
+      continue;
+    }
+    memset(to_row, 0, left * sizeof(float));
+    memcpy(to_row + left, p->x + y * h->in * c, taken * sizeof(float));
+    memset(to_row + left + taken, 0, (row - left - taken) * sizeof(float));
+  }
+  v->in = height, h->in = width, v->before = h->before = 0;
+  return copy;
+}
+
 static void task(const void *job, long index) {
   const conv *p = job;
   long tile = p->panels ? 0 : index / p->chunks, tiles = p->panels ? p->tiles : tile + 1;
@@ -174,24 +208,28 @@ static void task(const void *job, long index) {
     panels = own - tile * taps * p->c * NR;
   }
   long from = p->v.out * chunk / p->chunks, to = p->v.out * (chunk + 1) / p->chunks;
+  axis v = p->v, h = p->h;
+  const float *x = p->x;
+  if (p->pad && (x = padded(p, from, to, &v, &h)) == NULL) return;
   for (long oy = from; oy < to; oy++) {
-    for (long ox = 0, end; ox < p->h.out; ox = end) {
+    for (long ox = 0, end; ox < h.out; ox = end) {
       long step = 1;
-      for (end = ox + 1; end < p->h.out; end++) {
-        long next = step_between(&p->h, end - 1);
+      for (end = ox + 1; end < h.out; end++) {
+        long next = step_between(&h, end - 1);
         if (next == 0 || (next != 1 && p->n > 1) || (end > ox + 1 && next != step)) break;
         step = next;
       }
       sum s;
       s.count = 0, s.lda = step * p->c;
       for (long t = 0; t < taps; t++) {
-        long iy = meets(&p->v, oy, t / p->h.kernel), ix = meets(&p->h, ox, t % p->h.kernel);
+        long iy = meets(&v, p->pad ? oy - from : oy, t / h.kernel);
+        long ix = meets(&h, ox, t % h.kernel);
         if (iy < 0 || ix < 0) continue;
         if (p->panels == NULL && !packed[t]) pack_one(p, panels, tile, t), packed[t] = 1;
-        s.a[s.count] = p->x + (iy * p->h.in + ix) * p->n * p->c;
+        s.a[s.count] = x + (iy * h.in + ix) * p->n * p->c;
         s.taps[s.count++] = (int)t;
       }
-      float *y = p->y + (oy * p->h.out + ox) * p->n * p->k;
+      float *y = p->y + (oy * h.out + ox) * p->n * p->k;
       long count = (end - ox) * p->n, block = tiles - tile > 1 ? TOGETHER : count;
       for (long r = 0; r < count; r += block)
         for (long i = tile; i < tiles; i++)
@@ -203,8 +241,9 @@ static void task(const void *job, long index) {
 /* y = x * w (+ bias), or with adjoint axes the input gradient; at most 256 taps. */
 void tinyflow_conv(const float *x, const float *w, const float *bias, float *y, long n,
                    long c, long k, const axis *v, const axis *h, int transposed) {
-  conv p = {x, w, bias, y, n, c, k, *v, *h, transposed, NULL, (k + NR - 1) / NR, 1};
+  conv p = {x, w, bias, y, n, c, k, *v, *h, transposed, NULL, (k + NR - 1) / NR, 1, 0};
   long taps = v->kernel * h->kernel, wanted = 4 * tinyflow_threads();
+  p.pad = n == 1 && !h->adjoint && h->before > 0 && h->before <= h->in;
   if (p.tiles > 1 && v->out > 1 && taps * c * p.tiles * NR <= SMALL) {
     /* x is then read once, not once for every tile. */
     p.panels = workspace(3, taps * c * p.tiles * NR * sizeof(float));

@@ -35,12 +35,14 @@ from tinyflow.native.windows import (
     takes,
 )
 
-_SIGNATURES = {  # p pointer, l long, i int; a trailing > says that a long is returned
+# p pointer, l long, i int, f float; a trailing > says that a long is returned
+_SIGNATURES = {
     "tinyflow_conv": "pppplllppi",
     "tinyflow_weights_room": "lllpp>",
     "tinyflow_conv_weights": "pppplllpp",
     "tinyflow_moments": "plllppp",
     "tinyflow_normalize": "plpppipll",
+    "tinyflow_normalize_by": "plppfpppipll",
     "tinyflow_normalize_sums": "pplppppppll",
     "tinyflow_normalize_input_grad": "pplppppll",
     "tinyflow_relu": "ppl",
@@ -51,7 +53,12 @@ _SIGNATURES = {  # p pointer, l long, i int; a trailing > says that a long is re
     "tinyflow_sgd": "ppplp",
     "tinyflow_adam": "pppplp",
 }
-_TYPES = {"p": ctypes.c_void_p, "l": ctypes.c_long, "i": ctypes.c_int}
+_TYPES = {
+    "p": ctypes.c_void_p,
+    "l": ctypes.c_long,
+    "i": ctypes.c_int,
+    "f": ctypes.c_float,
+}
 
 
 class NativeEngine(Engine):
@@ -172,6 +179,41 @@ class NativeEngine(Engine):
             at(y),
             *rows.shape,
         )
+        return from_rows(y, x.shape)
+
+    def normalize_by(
+        self,
+        x: Array,
+        mean: Array,
+        var: Array,
+        eps: float,
+        weight: Array | None = None,
+        bias: Array | None = None,
+        residual: Array | None = None,
+        relu: bool = False,
+    ) -> Array:
+        """See :meth:`Engine.normalize_by`; scale and shift are made on the way."""
+        rows = as_rows(x)
+        if rows is None:
+            return super().normalize_by(x, mean, var, eps, weight, bias, residual, relu)
+        y = np.empty(rows.shape, np.float32)
+        extra = None if residual is None else np.ascontiguousarray(to_rows(residual))
+        given = (mean, var, weight, bias)
+        m, v, w, b = [None if s is None else per_channel(s) for s in given]
+        self.library.tinyflow_normalize_by(
+            at(rows),
+            step(rows),
+            at(m),
+            at(v),
+            eps,
+            at(w),
+            at(b),
+            at(extra),
+            relu,
+            at(y),
+            *rows.shape,
+        )
+        self._check()
         return from_rows(y, x.shape)
 
     def normalize_sums(

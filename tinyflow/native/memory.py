@@ -10,27 +10,23 @@ import numpy as np
 from tinyflow.backend import Array
 from tinyflow.kernels.layout import strides, swap, to_rows
 
+_HEAD = object.__basicsize__
+_pointer_at = ctypes.c_void_p.from_address
 
-def at(array: Array | None) -> int | None:
+
+def _slow_address(array: Array | None) -> int | None:
     """Address of the first entry."""
-    return None if array is None else _address(array)
+    return None if array is None else array.__array_interface__["data"][0]
 
 
-def _slow_address(array: Array) -> int:
-    where: int = array.__array_interface__["data"][0]
-    return where
-
-
-def _fast_address(array: Array) -> int:
+def _fast_address(array: Array | None) -> int | None:
     """The pointer behind the object's head: a step asks thousands of times."""
-    where = ctypes.c_void_p.from_address(id(array) + object.__basicsize__).value
-    return where or 0
+    return None if array is None else _pointer_at(id(array) + _HEAD).value
 
 
 _probe = np.zeros(1)
-_address = _slow_address
-if _fast_address(_probe) == _slow_address(_probe):  # true of CPython
-    _address = _fast_address
+_fast = _fast_address(_probe) == _slow_address(_probe)  # true of CPython
+at = _fast_address if _fast else _slow_address
 
 
 @cache

@@ -17,10 +17,11 @@ typedef struct {
   int relu;
 } norm;
 
-/* Rows of a block: about 32 k entries, a multiple of TOGETHER. */
+/* Rows of a block, a multiple of TOGETHER: about 32 k entries, but few enough for sums in
+   float to keep their digits. */
 static long block_rows(long channels) {
   long rows = 32768 / channels & -TOGETHER;
-  return rows < TOGETHER ? TOGETHER : rows;
+  return rows < TOGETHER ? TOGETHER : rows > 512 ? 512 : rows;
 }
 
 INLINE long blocks(const norm *p) { return (p->rows + p->block - 1) / p->block; }
@@ -111,6 +112,22 @@ void tinyflow_normalize(const float *x, long ldx, const float *scale, const floa
             .channels = channels, .ldx = ldx, .block = block_rows(channels),
             .relu = relu};
   run_tasks(normalize_block, &p, blocks(&p));
+}
+
+/* The same with scale = gamma / sqrt(var + eps) and shift = beta - mean scale; gamma and
+   beta may be missing. */
+void tinyflow_normalize_by(const float *x, long ldx, const float *mean,
+                           const float *var, float eps, const float *gamma,
+                           const float *beta, const float *residual, int relu, float *y,
+                           long rows, long channels) {
+  float *scale = workspace(2, 2 * channels * sizeof(float)), *shift = scale + channels;
+  if (scale == NULL) return;
+  for (long j = 0; j < channels; j++) {
+    float inverse = 1 / sqrtf(var[j] + eps);
+    scale[j] = gamma == NULL ? inverse : gamma[j] * inverse;
+    shift[j] = (beta == NULL ? 0 : beta[j]) - mean[j] * scale[j];
+  }
+  tinyflow_normalize(x, ldx, scale, shift, residual, relu, y, rows, channels);
 }
 
 /* One block's Σ g and Σ g (x - mean), g masked by y and written out if y is given. */

@@ -142,8 +142,8 @@ void note_failure(void) { atomic_store(&failures, 1); }
 int tinyflow_failed(void) { return atomic_exchange(&failures, 0); }
 
 void *workspace(int slot, size_t bytes) {
-  static _Thread_local void *kept[4];
-  static _Thread_local size_t sizes[4];
+  static _Thread_local void *kept[5];
+  static _Thread_local size_t sizes[5];
   if (sizes[slot] < bytes) {
     free(kept[slot]);
     sizes[slot] = (bytes + 4095) & ~(size_t)4095;

@@ -85,4 +85,21 @@ INLINE void accumulate(const int mr, const int nv, vec acc[][2], const float *a,
       if (3 * i < mr) row[i]++;
   }
 }
+
+/* The same for a single row, four terms of the sum side by side in acc[0] ... acc[3]: one
+   after the other, each would wait for the one before. */
+INLINE void accumulate_row(const int nv, vec acc[][2], const float *a, const float *b,
+                           ptrdiff_t depth) {
+  ptrdiff_t d = 0;
+  for (; d + 4 <= depth; d += 4)
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++, b += nv * VL) {
+      acc[i][0] += a[d + i] * load(b);
+      if (nv == 2) acc[i][1] += a[d + i] * load(b + VL);
+    }
+  for (; d < depth; d++, b += nv * VL) {
+    acc[0][0] += a[d] * load(b);
+    if (nv == 2) acc[0][1] += a[d] * load(b + VL);
+  }
+}
 #endif

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from tinyflow.backend import Array
-from tinyflow.kernels.engine import engine
+from tinyflow.kernels.engine import How, engine
 from tinyflow.ops.elementwise import fits_parameters
 from tinyflow.tape import record
 from tinyflow.tensor import Tensor, value
@@ -58,30 +59,14 @@ def conv2d(
         TypeError: arrays of different dtypes.
     """
     x, w, b = input.data, weight.data, value(bias)
-    if x.ndim != 4 or w.ndim != 4:
-        raise ValueError(
-            f"conv2d needs (N, C, H, W) input and (K, C/groups, kh, kw) weight, got "
-            f"{x.shape} and {w.shape}"
-        )
-    if groups < 1 or x.shape[1] != w.shape[1] * groups or w.shape[0] % groups:
-        raise ValueError(
-            f"conv2d: {x.shape[1]} input channels, weight {w.shape} and "
-            f"groups={groups} do not fit together"
-        )
+    plan = _plan if type(padding) is type(stride) is int else _plan.__wrapped__
+    how = plan(x.shape, w.shape, stride, padding, dilation, groups)
     if b is not None and b.shape != w.shape[:1]:
         raise ValueError(f"conv2d: bias {b.shape} needs {w.shape[0]} entries")
     fits_parameters("conv2d", x, w, b)
-    steps, holes = pair(stride, "stride", 1), pair(dilation, "dilation", 1)
-    border = _border(padding, w.shape[2:], steps, holes)
-    for size, k, d, before in zip(x.shape[2:], w.shape[2:], holes, (0, 2), strict=True):
-        if size + border[before] + border[before + 1] < d * (k - 1) + 1:
-            raise ValueError(
-                f"conv2d: a {w.shape[2]}x{w.shape[3]} kernel (dilation {holes}) does "
-                f"not fit into {x.shape[2]}x{x.shape[3]} pixels padded by {border}"
-            )
-    how = (steps, border, holes, groups)
-    w = engine(x).weight(w, x)
-    y = engine(x).conv2d(x, w, how, b)
+    run = engine(x)
+    w = run.weight(w, x)
+    y = run.conv2d(x, w, how, b)
 
     def pullback(g: Array, need: tuple[bool, ...]) -> list[Array | None]:
         answer = engine(g).conv2d_grads(g, x, w, how, need)
@@ -91,6 +76,37 @@ def conv2d(
 
     inputs = (input, weight) if bias is None else (input, weight, bias)
     return record("conv2d", y, inputs, pullback)
+
+
+@lru_cache(maxsize=1024)
+def _plan(
+    x: tuple[int, ...],
+    w: tuple[int, ...],
+    stride: Pair,
+    padding: Padding,
+    dilation: Pair,
+    groups: int,
+) -> How:
+    """The arguments as an engine takes them, for arrays of these shapes."""
+    if len(x) != 4 or len(w) != 4:
+        raise ValueError(
+            f"conv2d needs (N, C, H, W) input and (K, C/groups, kh, kw) weight, got "
+            f"{x} and {w}"
+        )
+    if groups < 1 or x[1] != w[1] * groups or w[0] % groups:
+        raise ValueError(
+            f"conv2d: {x[1]} input channels, weight {w} and groups={groups} do not fit "
+            "together"
+        )
+    steps, holes = pair(stride, "stride", 1), pair(dilation, "dilation", 1)
+    border = _border(padding, w[2:], steps, holes)
+    for size, k, d, before in zip(x[2:], w[2:], holes, (0, 2), strict=True):
+        if size + border[before] + border[before + 1] < d * (k - 1) + 1:
+            raise ValueError(
+                f"conv2d: a {w[2]}x{w[3]} kernel (dilation {holes}) does not fit into "
+                f"{x[2]}x{x[3]} pixels padded by {border}"
+            )
+    return steps, border, holes, groups
 
 
 def _border(

@@ -31,7 +31,12 @@ def fits_parameters(op: str, x: Array, *parameters: Any) -> None:
 
     Only on an engine for mixed precision: elsewhere dtypes are never mixed.
     """
-    if x.dtype.itemsize == 2 and x.dtype.name == "bfloat16" and engine(x).mixed:
+    dtype = x.dtype
+    if dtype.itemsize > 2:
+        for p in parameters:
+            if p is not None and p.dtype != dtype:
+                same_dtype(op, x, *parameters)
+    elif dtype.name == "bfloat16" and engine(x).mixed:
         same_dtype(op, np.float32(0), *parameters)
     else:
         same_dtype(op, x, *parameters)

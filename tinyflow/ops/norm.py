@@ -6,11 +6,14 @@ import math
 from typing import Any
 
 from tinyflow.backend import Array, array_module
+from tinyflow.kernels import norm
 from tinyflow.kernels.engine import engine
 from tinyflow.kernels.hooks import Moments, NormGradient
 from tinyflow.ops.elementwise import fits_parameters, same_dtype
 from tinyflow.tape import record
 from tinyflow.tensor import Tensor, value
+
+_PER_CHANNEL = ("running_mean", "running_var", "weight", "bias")
 
 
 def batch_norm(
@@ -58,19 +61,16 @@ def batch_norm(
     if x.ndim not in (2, 4):
         raise ValueError(f"batch_norm needs (N, C) or (N, C, H, W), got {x.shape}")
     channels = x.shape[1]
-    for name, v in (
-        ("running_mean", running_mean),
-        ("running_var", running_var),
-        ("weight", value(weight)),
-        ("bias", value(bias)),
-    ):
+    gamma, beta = value(weight), value(bias)
+    given = (running_mean, running_var, gamma, beta)
+    for name, v in zip(_PER_CHANNEL, given, strict=True):
         if v is not None and v.shape != (channels,):
             raise ValueError(
                 f"batch_norm: {name} has shape {v.shape}, input has {channels} channels"
             )
-    fits_parameters("batch_norm", x, value(weight), value(bias))
+    fits_parameters("batch_norm", x, gamma, beta)
     shape = (*x.shape, 1, 1)[:4]  # (N, C) is an image of one pixel
-    image, extra = x.reshape(shape), None
+    image, extra = x if x.ndim == 4 else x.reshape(shape), None
     if residual is not None:
         same_dtype("batch_norm", x, residual.data)
         if residual.shape != x.shape:
@@ -84,7 +84,6 @@ def batch_norm(
         )
     if not training and (running_mean is None or running_var is None):
         raise ValueError("batch_norm needs running statistics in evaluation mode")
-    gamma, beta = value(weight), value(bias)
     parts = (image, extra, gamma, beta, (running_mean, running_var), moments)
     how: dict[str, Any] = {
         "training": training,
@@ -137,17 +136,16 @@ def _in_parts(
     else:
         assert running_mean is not None and running_var is not None
         mean, var = running_mean.astype(x.dtype), running_var.astype(x.dtype)
-    inv_std = 1 / array_module(x).sqrt(var + eps)
-    gain = inv_std if gamma is None else gamma * inv_std
-    shift = (0 if beta is None else beta) - mean * gain
-    y = engine(x).normalize(x, gain, shift, residual, relu)
+    y = engine(x).normalize_by(x, mean, var, eps, gamma, beta, residual, relu)
     positive = y if relu else None
 
     def back(g: Array, wanted: bool) -> tuple[Array | None, Array, Array, Array]:
         run, dx = engine(g), None
         dbeta, dgamma, g = run.normalize_sums(g, x, mean, positive)
+        inv_std = norm.gain(var, eps, None)
         dgamma = dgamma * inv_std
         if wanted:
+            gain = inv_std if gamma is None else gamma * inv_std
             slope = gain * inv_std * dgamma / m if training else 0 * gain
             constant = mean * slope - gain * dbeta / m if training else slope
             dx = run.normalize_input_grad(g, x, gain, -slope, constant)
