@@ -28,6 +28,7 @@ def three():
         patch.setattr(threads, "count", lambda: 3)
         patch.setattr(threads, "WORTH", 1)
         patch.setattr(threads, "PRODUCTS", 1)
+        patch.setattr(threads, "FEW", 0)
         threads._team.cache_clear()
         threads._libraries.cache_clear()
         yield
@@ -58,6 +59,17 @@ def test_parts_are_done_at_the_same_time_by_different_threads():
 @pytest.mark.parametrize(("total", "least", "parts"), [(5, 3, 1), (6, 3, 2), (0, 1, 1)])
 def test_small_work_stays_together(total, least, parts):
     assert len(threads.share(X, total, least, lambda lo, hi: (lo, hi))) == parts
+
+
+def test_a_few_samples_are_left_to_blas():
+    controller = pytest.importorskip("threadpoolctl").ThreadpoolController()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(threads, "FEW", 4)
+        assert len(threads.share(X, 100, 1, lambda lo, hi: lo, 4)) == 1
+        assert len(threads.share(X, 100, 1, lambda lo, hi: lo, 5)) == 3
+        before = controller.info()
+        with threads.one_blas_thread(4):
+            assert controller.info() == before
 
 
 def test_nested_work_stays_whole():
@@ -234,6 +246,19 @@ def test_shared_normalisation_is_the_same(shape):
             alone = all_of_it(x)
         for ours, theirs in zip(shared, alone, strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+def test_shared_gates_are_the_same():
+    rng = np.random.default_rng(0)
+    x, g = (swap(rng.standard_normal((5, 4, 3, 7))) for _ in "xg")
+    s = swap(rng.standard_normal((1, 1, 3, 7)))
+    assert np.array_equal(PLAIN.gate(x, s), x * s)
+    dx, ds = PLAIN.gate_grad(g, x, s, (True, True))
+    assert np.array_equal(dx, g * s)
+    exact = (g * x).sum((2, 3), keepdims=True)
+    np.testing.assert_allclose(ds, exact, rtol=1e-12, atol=1e-12)
+    other = np.ascontiguousarray(x)  # another memory order: the tape adds it up
+    assert np.array_equal(PLAIN.gate_grad(g, other, s, (True, True))[1], g * x)
 
 
 def test_shared_products_and_elementwise_work_are_the_same():

@@ -214,11 +214,12 @@ def _share(
     some_channels: Callable[[int, int], Result],
 ) -> list[Result]:
     """Work on y (H', W', N, K) shared among threads by rows, or by channels."""
-    rows, channels = y.shape[0], y.shape[3]
+    rows, _, samples, channels = y.shape
     along_channels = channels > y.size // channels or rows < threads.count()
     total, work = (channels, some_channels) if along_channels else (rows, some_rows)
-    with threads.one_blas_thread():
-        return threads.share(y, total, -(-threads.PRODUCTS * total // products), work)
+    least = -(-threads.PRODUCTS * total // products)
+    with threads.one_blas_thread(samples):
+        return threads.share(y, total, least, work, samples)
 
 
 def _products(x: Array, w_shape: tuple[int, ...], at: Windows) -> int:

@@ -75,7 +75,7 @@ class Engine(Hooks):
 
         products = g.size * (w.size // max(w.shape[0], 1))
         if need[0] and need[1] and self.shares and products in SIDE_BY_SIDE:
-            return threads.both(g, input_grad, weight_grad)
+            return threads.both(g, len(g), input_grad, weight_grad)
         return [input_grad(), weight_grad()]
 
     def moments(self, x: Array) -> tuple[Array, Array]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 from tinyflow.backend import Array, array_module
-from tinyflow.kernels import pool, threads
+from tinyflow.kernels import norm, pool, threads
 from tinyflow.kernels.scratch import zeros
 
 NormGradient: TypeAlias = Callable[
@@ -84,8 +84,9 @@ class Hooks:
         def columns(lo: int, hi: int) -> None:
             xp.matmul(a, b[:, lo:hi], out=y[:, lo:hi])
 
-        with threads.one_blas_thread():
-            threads.share(a, max(m, n), least, rows if m >= n else columns)
+        samples = min(m, depth)
+        with threads.one_blas_thread(samples):
+            threads.share(a, max(m, n), least, rows if m >= n else columns, samples)
         return y
 
     def linear(self, x: Array, w: Array) -> Array:
@@ -137,14 +138,14 @@ class Hooks:
 
     def gate(self, x: Array, s: Array) -> Array:
         """The product of x (N, C, H, W) and its gates s (N, C, 1, 1)."""
-        result: Array = x * s
-        return result
+        return norm.gate(x, s)
 
     def gate_grad(
         self, g: Array, x: Array, s: Array, need: tuple[bool, ...]
     ) -> tuple[Array | None, Array | None]:
         """∂L/∂x = g s and ∂L/∂s = g x, the latter perhaps still to be summed."""
-        return g * s if need[0] else None, g * x if need[1] else None
+        dx = norm.gate(g, s) if need[0] else None
+        return dx, norm.gate_sums(g, x) if need[1] else None
 
     def sigmoid_gate(self, x: Array, z: Array, residual: Array | None) -> Array:
         """The product σ(z) x; with a residual r, max(σ(z) x + r, 0)."""

@@ -42,6 +42,16 @@ def from_rows(rows: Array, shape: tuple[int, ...]) -> Array:
     return swap(rows.reshape(h, w, n, c))
 
 
+def columns(x: Array) -> Array | None:
+    """Matrix (H W, N C) of x (N, C, H, W): a view, or None if x is not stored so."""
+    xb = swap(x)
+    if not xb.flags.c_contiguous:
+        return None
+    h, w, n, c = xb.shape
+    rows: Array = xb.reshape(h * w, n * c)
+    return rows
+
+
 def strides(a: Array) -> list[int]:
     """The strides that matter: those of axes longer than 1."""
     return [step for step, n in zip(a.strides, a.shape, strict=True) if n > 1]

@@ -17,7 +17,7 @@ import numpy as np
 
 from tinyflow.backend import Array, array_module
 from tinyflow.kernels import threads
-from tinyflow.kernels.layout import from_rows, to_rows
+from tinyflow.kernels.layout import columns, from_rows, swap, to_rows
 from tinyflow.kernels.scratch import scratch, zeros
 
 BLOCK = 1 << 18
@@ -45,7 +45,7 @@ def moments(x: Array) -> tuple[Array, Array]:
             second += _products(centred, centred)
         return first, second
 
-    first, second = (_fold(s, n) / m for s in _sums(rows, part))
+    first, second = (_fold(s, n) / m for s in _sums(len(x), rows, part))
     var = array_module(x).maximum(second - first * first, 0)
     return (first + near).astype(x.dtype), var.astype(x.dtype)
 
@@ -76,7 +76,7 @@ def normalize(
             if relu:
                 xp.maximum(to, zeros(to), out=to)
 
-    _share(rows, part)
+    _share(len(x), rows, part)
     return from_rows(y, x.shape)
 
 
@@ -104,7 +104,7 @@ def gradient_sums(
             second += _products(centred, kept)
         return first, second
 
-    first, second = (_fold(s, n).astype(x.dtype) for s in _sums(gr, part))
+    first, second = (_fold(s, n).astype(x.dtype) for s in _sums(len(x), gr, part))
     return first, second, g if y is None else from_rows(masked, x.shape)
 
 
@@ -124,8 +124,35 @@ def input_grad(g: Array, x: Array, a: Array, b: Array, c: Array) -> Array:
             to += product
             to += c
 
-    _share(gr, part)
+    _share(len(x), gr, part)
     return from_rows(dx, x.shape)
+
+
+def gate(x: Array, s: Array) -> Array:
+    """The product of x (N, C, H, W) and s (N, C, 1, 1), new."""
+    rows, gates = columns(x), columns(s)
+    if rows is None or gates is None:
+        result: Array = x * s
+        return result
+    y = array_module(x).empty(rows.shape, x.dtype)
+
+    def part(lo: int, hi: int) -> None:
+        array_module(x).multiply(rows[lo:hi], gates, out=y[lo:hi])
+
+    _share(len(x), rows, part)
+    return from_rows(y, x.shape)
+
+
+def gate_sums(g: Array, x: Array) -> Array:
+    """Σ g x over each map, (N, C, 1, 1); where memory orders differ, g x itself."""
+    sent, rows = columns(g), columns(x)
+    if sent is None or rows is None:
+        result: Array = g * x
+        return result
+    (total,) = _sums(
+        len(x), rows, lambda lo, hi: (_products(sent[lo:hi], rows[lo:hi]),)
+    )
+    return swap(total.reshape(1, 1, *x.shape[:2]))
 
 
 def channel_sum(g: Array) -> Array:
@@ -138,19 +165,25 @@ def channel_sum(g: Array) -> Array:
             total += _total(rows[block])
         return (total,)
 
-    (total,) = _sums(rows, part)
+    (total,) = _sums(len(g), rows, part)
     return _fold(total, n).astype(g.dtype)
 
 
-def _share(rows: Array, part: Callable[[int, int], Result]) -> list[Result]:
+def _share(
+    samples: int, rows: Array, part: Callable[[int, int], Result]
+) -> list[Result]:
     """The results of part(first row, last row + 1), shared among threads."""
-    return threads.share(rows, len(rows), threads.WORTH // max(rows.shape[1], 1), part)
+    least = threads.WORTH // max(rows.shape[1], 1)
+    return threads.share(rows, len(rows), least, part, samples)
 
 
-def _sums(rows: Array, part: Callable[[int, int], tuple[Array, ...]]) -> list[Array]:
+def _sums(
+    samples: int, rows: Array, part: Callable[[int, int], tuple[Array, ...]]
+) -> list[Array]:
     """The same, added up."""
-    with threads.one_blas_thread():
-        return [sum(s[1:], s[0]) for s in zip(*_share(rows, part), strict=True)]
+    with threads.one_blas_thread(samples):
+        parts = _share(samples, rows, part)
+    return [sum(s[1:], s[0]) for s in zip(*parts, strict=True)]
 
 
 def _total(block: Array) -> Array:

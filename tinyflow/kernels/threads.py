@@ -10,6 +10,9 @@ half as long. So helpers wait awake (:mod:`tinyflow.kernels.helpers`), which gli
 offers to Python; elsewhere there are none, and BLAS keeps its threads. Threads hand
 each other Python's lock between NumPy's calls: few long calls share better than many
 short ones.
+
+A few samples make work too small for that, and BLAS keeps its threads: which of the two
+it is must not change from one operator to the next.
 """
 
 from __future__ import annotations
@@ -35,6 +38,9 @@ WORTH = 1 << 17
 PRODUCTS = 8_000_000
 """The same for multiplications in matrix products."""
 
+FEW = 4
+"""Samples up to which BLAS shares out single products, and nothing else is shared."""
+
 
 @cache
 def wanted() -> int:
@@ -53,7 +59,11 @@ def count() -> int:
 
 
 def share(
-    like: Array, total: int, least: int, work: Callable[[int, int], Result]
+    like: Array,
+    total: int,
+    least: int,
+    work: Callable[[int, int], Result],
+    samples: int = FEW + 1,
 ) -> list[Result]:
     """The results of ``work(start, stop)`` over contiguous parts of range(total).
 
@@ -63,16 +73,21 @@ def share(
         least: of them for each thread.
         work: is given parts equal within one piece. What it raises is raised here.
             `share` within it does not divide further.
+        samples: in the batch.
     """
-    parts = min(count(), total // max(least, 1)) if isinstance(like, np.ndarray) else 1
-    if parts < 2 or helpers.inside():
+    parts = min(count(), total // max(least, 1))
+    whole = parts < 2 or samples <= FEW or not isinstance(like, np.ndarray)
+    if whole or helpers.inside():
         return [work(0, total)]
     cuts = [total * i // parts for i in range(parts + 1)]
     return _team().run(work, cuts)
 
 
 def both(
-    like: Array, first: Callable[[], Result], second: Callable[[], Result]
+    like: Array,
+    samples: int,
+    first: Callable[[], Result],
+    second: Callable[[], Result],
 ) -> list[Result]:
     """Their results, computed at the same time, each on one thread."""
     tasks = first, second
@@ -80,8 +95,10 @@ def both(
     def part(lo: int, hi: int) -> list[Result]:
         return [task() for task in tasks[lo:hi]]
 
-    with one_blas_thread():
-        return [result for results in share(like, 2, 1, part) for result in results]
+    with one_blas_thread(samples):
+        return [
+            result for results in share(like, 2, 1, part, samples) for result in results
+        ]
 
 
 def pointwise(work: Callable[..., object], *arrays: Array) -> None:
@@ -91,8 +108,8 @@ def pointwise(work: Callable[..., object], *arrays: Array) -> None:
     one shape that lie in memory alike, without gaps, are shared out; others are not.
     """
     first = arrays[0]
-    large = isinstance(first, np.ndarray) and first.size >= 2 * WORTH
-    flat = flatten(*arrays) if large else None
+    large = first.size >= 2 * WORTH and len(first) > FEW
+    flat = flatten(*arrays) if large and isinstance(first, np.ndarray) else None
     if flat is None:
         work(*arrays)
         return
@@ -117,8 +134,11 @@ class _Blas:
 
 
 @contextmanager
-def one_blas_thread() -> Iterator[None]:
-    """Products of NumPy's BLAS take one thread while inside, if others are shared."""
+def one_blas_thread(samples: int = FEW + 1) -> Iterator[None]:
+    """Products of NumPy's BLAS take one thread while inside, if work is shared."""
+    if samples <= FEW:
+        yield
+        return
     libraries = _libraries()
     with _Blas.lock:
         if not _Blas.inside:

@@ -19,7 +19,7 @@ from tinyflow.native.memory import (
     alike,
     as_rows,
     at,
-    columns,
+    one_sample,
     per_channel,
     rows_in_place,
     step,
@@ -303,7 +303,7 @@ class NativeEngine(Engine):
 
     def gate(self, x: Array, s: Array) -> Array:
         """See :meth:`Engine.gate`: a normalisation of N C columns."""
-        flat, scale = columns(x), columns(s)
+        flat, scale = one_sample(x), one_sample(s)
         if flat is None or scale is None:
             return super().gate(x, s)
         y = self.normalize(flat, scale.reshape(-1), zeros(scale.size))
@@ -313,7 +313,7 @@ class NativeEngine(Engine):
         self, g: Array, x: Array, s: Array, need: tuple[bool, ...]
     ) -> tuple[Array | None, Array | None]:
         """See :meth:`Engine.gate_grad`."""
-        gf, xf, scale = columns(g), columns(x), columns(s)
+        gf, xf, scale = one_sample(g), one_sample(x), one_sample(s)
         if gf is None or xf is None or scale is None:
             return super().gate_grad(g, x, s, need)
         zero = zeros(scale.size)

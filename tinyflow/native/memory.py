@@ -8,7 +8,7 @@ from functools import cache
 import numpy as np
 
 from tinyflow.backend import Array
-from tinyflow.kernels.layout import strides, swap, to_rows
+from tinyflow.kernels.layout import columns, from_rows, strides, swap, to_rows
 
 _HEAD = object.__basicsize__
 _pointer_at = ctypes.c_void_p.from_address
@@ -35,13 +35,10 @@ def zeros(n: int) -> Array:
     return np.zeros(n, np.float32)
 
 
-def columns(x: Array) -> Array | None:
+def one_sample(x: Array) -> Array | None:
     """(N, C, H, W) as (1, N C, H, W): a view, or None if x is not stored so."""
-    xb = swap(x)
-    if not xb.flags.c_contiguous:
-        return None
-    h, w, n, c = xb.shape
-    return swap(xb.reshape(h, w, 1, n * c))
+    rows = columns(x)
+    return None if rows is None else from_rows(rows, (1, rows.shape[1], *x.shape[2:]))
 
 
 def rows_in_place(x: Array) -> Array | None:
