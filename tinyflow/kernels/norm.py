@@ -232,7 +232,7 @@ def _zero_sums(rows: Array) -> Array:
 def _spread(s: Array, n: int) -> Array:
     if n == 1:
         return s
-    spread: Array = array_module(s).concatenate([s] * n)
+    spread: Array = array_module(s).broadcast_to(s, (n, len(s))).reshape(-1)
     return spread
 
 
