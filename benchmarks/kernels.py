@@ -17,9 +17,9 @@ the parts together. Last come the slow references of the convolutions on one sma
 shape.
 
 Both libraries' thread pools keep spinning for a while after a call and would slow the
-other one down, so every measurement starts with a pause and an untimed call. Set
-OPENBLAS_NUM_THREADS before starting to change NumPy's threads, TINYFLOW_NUM_THREADS for
-those of the C kernels. Without PyTorch only tinyflow's columns appear.
+other one down, so every measurement starts with a pause and an untimed call.
+TINYFLOW_NUM_THREADS sets the threads of both our engines. Without PyTorch only
+tinyflow's columns appear.
 """
 
 from __future__ import annotations
