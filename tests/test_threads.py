@@ -29,6 +29,7 @@ def three():
         patch.setattr(threads, "WORTH", 1)
         patch.setattr(threads, "PRODUCTS", 1)
         patch.setattr(threads, "FEW", 0)
+        patch.setattr(update, "LONG", 5)
         threads._team.cache_clear()
         threads._libraries.cache_clear()
         yield

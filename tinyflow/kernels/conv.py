@@ -21,6 +21,7 @@ from tinyflow.kernels import (
     threads,
 )
 from tinyflow.kernels.layout import swap, to_hwnc
+from tinyflow.kernels.product import product
 from tinyflow.kernels.window import Windows, adjoint, windows
 
 Result = TypeVar("Result")
@@ -43,6 +44,8 @@ def conv2d_forward(
 ) -> Array:
     """Output y[n,k,i,j] = Σ_{c,u,v} w[k,c,u,v] x[n, c, i·s+u·d-p, j·s+v·d-p], new."""
     xb, wb = to_hwnc(x), to_hwnc(w)
+    if _one_by_one(wb.shape[:2], stride, padding, groups):
+        return _rows_times(xb, wb[0, 0].T)
     at = windows(xb.shape[:2], wb.shape[:2], stride, padding, dilation)
     if _depthwise(wb, groups):
         return swap(conv_depthwise.forward(xb, wb[..., 0], at))
@@ -67,6 +70,8 @@ def conv2d_input_grad(
     """
     gb, wb = to_hwnc(g), to_hwnc(w)
     n, c, h, width = x_shape
+    if _one_by_one(wb.shape[:2], stride, padding, groups):
+        return _rows_times(gb, wb[0, 0])
     if _depthwise(wb, groups):
         at = windows((h, width), wb.shape[:2], stride, padding, dilation)
         return swap(conv_depthwise.input_grad(gb, wb[..., 0], (h, width, n, c), at))
@@ -100,6 +105,9 @@ def conv2d_weight_grad(
     """∂L/∂w[k,c,u,v] = Σ_{n,i,j} g[n,k,i,j] x[n, c, i·s+u·d-p, j·s+v·d-p], new."""
     gb, xb = to_hwnc(g), to_hwnc(x)
     k, cg, kh, kw = w_shape
+    if _one_by_one((kh, kw), stride, padding, groups):
+        sent, seen = gb.reshape(-1, k), xb.reshape(-1, cg)
+        return swap(product(sent.T, seen, len(x)).reshape(1, 1, k, cg))
     at = windows(xb.shape[:2], (kh, kw), stride, padding, dilation)
     if cg == 1 and k == groups:
         return swap(conv_depthwise.weight_grad(gb, xb, (kh, kw, k), at)[..., None])
@@ -112,6 +120,20 @@ def conv2d_weight_grad(
         gi, xi = (xp.ascontiguousarray(z) for z in (gb[..., ks], xb[..., cs]))
         dw[:, :, ks] = _dense_weight_grad(gi, xi, (kh, kw, k // groups, cg), at)
     return swap(dw)
+
+
+def _one_by_one(
+    kernel: tuple[int, ...], stride: Pair, padding: Border, groups: int
+) -> bool:
+    """Whether the convolution is a product of pixels and a matrix."""
+    return kernel == stride == (1, 1) and not any(padding) and groups == 1
+
+
+def _rows_times(x: Array, matrix: Array) -> Array:
+    """Each pixel of x (H, W, N, C) times a matrix (C, K), as (N, K, H, W)."""
+    h, w, n, c = x.shape
+    y = product(x.reshape(h * w * n, c), matrix, n)
+    return swap(y.reshape(h, w, n, matrix.shape[1]))
 
 
 def _depthwise(w: Array, groups: int) -> bool:
@@ -138,6 +160,8 @@ def _grouped(x: Array, w: Array, at: Windows, groups: int) -> Array:
 
 def _dense(x: Array, w: Array, at: Windows) -> Array:
     """One group, by the kernel that suits it; the selection rule of the whole library.
+
+    1x1 kernels at stride 1 do not come here: they are one product.
 
     * Few channels (images): the full columns, one product (`conv_stack`).
     * Many channels, or a small map: tap by tap (`conv_taps`). On small maps gathered

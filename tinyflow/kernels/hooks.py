@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 from tinyflow.backend import Array, array_module
 from tinyflow.kernels import norm, pool, threads
+from tinyflow.kernels.product import product
 from tinyflow.kernels.scratch import zeros
 
 NormGradient: TypeAlias = Callable[
@@ -73,21 +74,7 @@ class Hooks:
 
     def product(self, a: Array, b: Array) -> Array:
         """Matrix product a b of two 2-d arrays in any memory order."""
-        (m, depth), n = a.shape, b.shape[1]
-        xp = array_module(a)
-        y: Array = xp.empty((m, n), a.dtype)
-        least = -(-threads.PRODUCTS * max(m, n) // max(m * n * depth, 1))
-
-        def rows(lo: int, hi: int) -> None:
-            xp.matmul(a[lo:hi], b, out=y[lo:hi])
-
-        def columns(lo: int, hi: int) -> None:
-            xp.matmul(a, b[:, lo:hi], out=y[:, lo:hi])
-
-        samples = min(m, depth)
-        with threads.one_blas_thread(samples):
-            threads.share(a, max(m, n), least, rows if m >= n else columns, samples)
-        return y
+        return product(a, b, min(a.shape))
 
     def linear(self, x: Array, w: Array) -> Array:
         """The product x Wᵀ of x (M, I) and w (O, I)."""

@@ -18,8 +18,11 @@ from tinyflow.kernels import threads
 from tinyflow.kernels.layout import flatten
 from tinyflow.kernels.scratch import scratch
 
-BLOCK = 1 << 16
+BLOCK = 1 << 15
 """Entries; a few such float32 arrays fit into a core's L2 cache."""
+
+LONG = 1 << 17
+"""Of large arrays, which pass through the cache only once: fewer calls are better."""
 
 
 def sgd(
@@ -101,8 +104,9 @@ def _blocks(*arrays: Array) -> Iterator[tuple[Array, ...]]:
         return
     flat = flatten(*arrays)
     if flat is not None:
-        for start in range(0, p.size, BLOCK):
-            yield tuple(a[start : start + BLOCK] for a in flat)
+        step = LONG if p.size > 2 * LONG else BLOCK
+        for start in range(0, p.size, step):
+            yield tuple(a[start : start + step] for a in flat)
         return
     rows = max(1, BLOCK * len(p) // p.size)  # arrays that lie differently
     for start in range(0, len(p), rows):
@@ -112,24 +116,28 @@ def _blocks(*arrays: Array) -> Iterator[tuple[Array, ...]]:
 def share(
     entries: Sequence[tuple[Array, ...]], work: Callable[..., object], options: Any
 ) -> None:
-    """``work(*entry, **option)`` for each, or for parts of them, shared among threads.
+    """``work(*entry, **option)`` for each; large ones in parts shared among threads.
 
-    Threads take about the same number of entries of all parameters put end to end.
+    Threads take about the same number of entries of all large parameters put end to
+    end. Many small parameters are many short calls, which threads would not share well.
     """
-    if not entries:
+    large = []
+    for entry, option in zip(entries, options, strict=True):
+        if entry[0].size < LONG or array_module(entry[0]) is not np:
+            work(*entry, **option)
+        else:
+            large.append((entry, flatten(*entry), option))
+    if not large:
         return
-    ends = list(accumulate(entry[0].size for entry in entries))
+    ends = list(accumulate(entry[0].size for entry, _, _ in large))
 
     def part(lo: int, hi: int) -> None:
-        for entry, end, option in zip(entries, ends, options, strict=True):
+        for (entry, flat, option), end in zip(large, ends, strict=True):
             size = entry[0].size
             a, b = max(lo - end + size, 0), min(hi - end + size, size)
-            if a >= b:
-                continue
-            flat = flatten(*entry) if b - a < size else None
-            if flat is not None:
+            if a < b and flat is not None:
                 work(*(z[a:b] for z in flat), **option)
-            elif a == 0:  # whole, by whoever comes to its first entry
+            elif a < b and a == 0:  # whole, by whoever comes to its first number
                 work(*entry, **option)
 
-    threads.share(entries[0][0], ends[-1], threads.WORTH, part)
+    threads.share(large[0][0][0], ends[-1], threads.WORTH, part)
