@@ -30,6 +30,7 @@ def three():
         patch.setattr(threads, "PRODUCTS", 1)
         patch.setattr(threads, "FEW", 0)
         patch.setattr(update, "LONG", 5)
+        patch.setattr(threads, "BLOCK", 7)
         threads._team.cache_clear()
         threads._libraries.cache_clear()
         yield
@@ -220,6 +221,15 @@ def test_shared_convolutions_in_float32(c, k, size, kernel):
     single = all_three(conv, *(a.astype(np.float32) for a in (x, w, g)), how)
     for ours, theirs in zip(single, exact, strict=True):
         close(ours, theirs, 1e-5)
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_convolutions_without_output_channels(kernel):
+    x, w = np.ones((2, 3, 4, 4)), np.ones((0, 3, kernel, kernel))
+    how = ((1, 1), (kernel // 2,) * 4, (1, 1), 1)
+    y, dx, dw = all_three(conv, x, w, np.ones((2, 0, 4, 4)), how)
+    assert y.shape == (2, 0, 4, 4) and dw.shape == w.shape
+    assert np.array_equal(dx, np.zeros_like(x))
 
 
 @pytest.mark.parametrize("shape", [(4, 3, 5, 7), (2, 300, 3, 2), (1, 5, 1, 1)])

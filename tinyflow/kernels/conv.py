@@ -20,7 +20,7 @@ from tinyflow.kernels import (
     conv_taps,
     threads,
 )
-from tinyflow.kernels.layout import swap, to_hwnc
+from tinyflow.kernels.layout import from_rows, swap, to_hwnc, to_rows
 from tinyflow.kernels.product import product
 from tinyflow.kernels.window import Windows, adjoint, windows
 
@@ -44,9 +44,9 @@ def conv2d_forward(
 ) -> Array:
     """Output y[n,k,i,j] = Σ_{c,u,v} w[k,c,u,v] x[n, c, i·s+u·d-p, j·s+v·d-p], new."""
     xb, wb = to_hwnc(x), to_hwnc(w)
-    if _one_by_one(wb.shape[:2], stride, padding, groups):
-        return _rows_times(xb, wb[0, 0].T)
     at = windows(xb.shape[:2], wb.shape[:2], stride, padding, dilation)
+    if groups == 1 and (tap := at.only_tap(xb.shape[:2])):
+        return _pixels_times(xb, wb[tap].T)
     if _depthwise(wb, groups):
         return swap(conv_depthwise.forward(xb, wb[..., 0], at))
     return swap(_grouped(xb, wb, at, groups))
@@ -70,16 +70,15 @@ def conv2d_input_grad(
     """
     gb, wb = to_hwnc(g), to_hwnc(w)
     n, c, h, width = x_shape
-    if _one_by_one(wb.shape[:2], stride, padding, groups):
-        return _rows_times(gb, wb[0, 0])
+    at = windows((h, width), wb.shape[:2], stride, padding, dilation)
+    if groups == 1 and (tap := at.only_tap((h, width))):
+        return _pixels_times(gb, wb[tap])
     if _depthwise(wb, groups):
-        at = windows((h, width), wb.shape[:2], stride, padding, dilation)
         return swap(conv_depthwise.input_grad(gb, wb[..., 0], (h, width, n, c), at))
     # Within a group, (kh, kw, K, C) -> (kh, kw, C, K); groups stay in their order.
     kh, kw, k, cg = wb.shape
     turned = wb.reshape(kh, kw, groups, k // groups, cg).swapaxes(-1, -2)
     turned = turned.reshape(kh, kw, c, k // groups)
-    at = windows((h, width), (kh, kw), stride, padding, dilation)
     rows, cols = adjoint(at.rows, stride[0]), adjoint(at.cols, stride[1])
     if stride == (1, 1) and rows and cols:
         dense = Windows(rows[0][1], cols[0][1], (1, 1), (h, width))
@@ -105,10 +104,14 @@ def conv2d_weight_grad(
     """∂L/∂w[k,c,u,v] = Σ_{n,i,j} g[n,k,i,j] x[n, c, i·s+u·d-p, j·s+v·d-p], new."""
     gb, xb = to_hwnc(g), to_hwnc(x)
     k, cg, kh, kw = w_shape
-    if _one_by_one((kh, kw), stride, padding, groups):
-        sent, seen = gb.reshape(-1, k), xb.reshape(-1, cg)
-        return swap(product(sent.T, seen, len(x)).reshape(1, 1, k, cg))
     at = windows(xb.shape[:2], (kh, kw), stride, padding, dilation)
+    if groups == 1 and (tap := at.only_tap(xb.shape[:2])):
+        sums = product(to_rows(swap(gb)).T, to_rows(swap(xb)), len(x))
+        if kh == kw == 1:
+            return swap(sums.reshape(1, 1, k, cg))
+        dw = array_module(x).zeros((kh, kw, k, cg), dtype=x.dtype)
+        dw[tap] = sums
+        return swap(dw)
     if cg == 1 and k == groups:
         return swap(conv_depthwise.weight_grad(gb, xb, (kh, kw, k), at)[..., None])
     if groups == 1:
@@ -122,18 +125,11 @@ def conv2d_weight_grad(
     return swap(dw)
 
 
-def _one_by_one(
-    kernel: tuple[int, ...], stride: Pair, padding: Border, groups: int
-) -> bool:
-    """Whether the convolution is a product of pixels and a matrix."""
-    return kernel == stride == (1, 1) and not any(padding) and groups == 1
-
-
-def _rows_times(x: Array, matrix: Array) -> Array:
+def _pixels_times(x: Array, matrix: Array) -> Array:
     """Each pixel of x (H, W, N, C) times a matrix (C, K), as (N, K, H, W)."""
-    h, w, n, c = x.shape
-    y = product(x.reshape(h * w * n, c), matrix, n)
-    return swap(y.reshape(h, w, n, matrix.shape[1]))
+    h, w, n, _ = x.shape
+    y = product(to_rows(swap(x)), matrix, n)
+    return from_rows(y, (n, matrix.shape[1], h, w))
 
 
 def _depthwise(w: Array, groups: int) -> bool:
@@ -161,13 +157,14 @@ def _grouped(x: Array, w: Array, at: Windows, groups: int) -> Array:
 def _dense(x: Array, w: Array, at: Windows) -> Array:
     """One group, by the kernel that suits it; the selection rule of the whole library.
 
-    1x1 kernels at stride 1 do not come here: they are one product.
+    Where a single tap meets the whole map, as in 1x1 kernels, nothing comes here: that
+    is one product.
 
     * Few channels (images): the full columns, one product (`conv_stack`).
     * Many channels, or a small map: tap by tap (`conv_taps`). On small maps gathered
       columns would hold the largest share of zeros; with many channels the products
       are large enough not to need joining.
-    * All others, and kernels with one column of taps that meets the map, such as 1x1
+    * All others, and kernels with one column of taps that meets the map, such as 5x1
       kernels: row columns (`conv_rows`), whose gather is cheap or nothing.
 
     The weight gradient has the same first rule and `conv_rows` for the rest.
@@ -176,7 +173,7 @@ def _dense(x: Array, w: Array, at: Windows) -> Array:
     """
     xp = array_module(x)
     y: Array = xp.empty((*at.out, x.shape[2], w.shape[2]), dtype=x.dtype)
-    if _empty(x, at):
+    if _empty(y, x, at):
         y[...] = 0
         return y
     narrow = at.out[1] <= TAP_WIDTH or x.shape[3] >= TAP_CHANNELS
@@ -207,7 +204,7 @@ def _dense_weight_grad(
     """The gradient dW (kh, kw, K, C) of one group; see :func:`_dense` for the rule."""
     xp = array_module(x)
     dw: Array = xp.empty(w_shape, dtype=x.dtype)
-    if _empty(x, at):
+    if _empty(dw, x, at):
         dw[...] = 0
         return dw
     kernel = (conv_stack if _few_channels(x, at) else conv_rows).weight_grad
@@ -252,9 +249,9 @@ def _products(x: Array, w_shape: tuple[int, ...], at: Windows) -> int:
     return at.out[0] * at.out[1] * int(x.shape[2]) * taken
 
 
-def _empty(x: Array, at: Windows) -> bool:
-    """Whether there is nothing but padding, or no image."""
-    return not at.rows or not at.cols or not x.size
+def _empty(result: Array, x: Array, at: Windows) -> bool:
+    """Whether there is nothing but padding, no image, or no result."""
+    return not (at.rows and at.cols and x.size and result.size)
 
 
 def _few_channels(x: Array, at: Windows) -> bool:

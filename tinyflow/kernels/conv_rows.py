@@ -49,14 +49,6 @@ def forward(x: Array, w: Array, at: Windows, y: Array) -> None:
     updated kh - 1 times while its rows are warm.
     """
     xp = array_module(x)
-    if _one_product(x, at):
-        (only,) = at.rows
-        y[: only.lo] = 0
-        y[only.hi :] = 0
-        weights = w[only.index, at.cols[0].index].T
-        taken = x[only.source(1)].reshape(-1, x.shape[3])
-        xp.matmul(taken, weights, out=y[only.target].reshape(-1, w.shape[2]))
-        return
     first = at.rows[0].index
     y[: at.rows[0].lo] = 0
     y[at.rows[0].hi :] = 0
@@ -81,12 +73,6 @@ def weight_grad(g: Array, x: Array, at: Windows, dw: Array) -> None:
     kh, kw, k, c = dw.shape
     if len(at.rows) < kh or len(at.cols) < kw:
         dw[...] = 0  # some taps meet nothing but padding
-    if _one_product(x, at):
-        (only,) = at.rows
-        taken = x[only.source(1)].reshape(-1, c)
-        sent = g[only.target].reshape(-1, k)
-        xp.matmul(sent.T, taken, out=dw[only.index, at.cols[0].index])
-        return
     width, thin = len(at.cols) * c, k <= THIN
     total = scratch("total", (kh, width, k) if thin else (kh, k, width), x)
     seen = set()
@@ -104,11 +90,6 @@ def weight_grad(g: Array, x: Array, at: Windows, dw: Array) -> None:
         sums = total[tap].T if thin else total[tap]
         for v, met in enumerate(at.cols):
             dw[tap, met.index] = sums[:, v * c : (v + 1) * c]
-
-
-def _one_product(x: Array, at: Windows) -> bool:
-    """Whether a single tap meets the map, and nothing is gathered: 1x1 kernels."""
-    return len(at.rows) == 1 and at.stride[0] == 1 and needs_no_gather(x, at)
 
 
 def _kernel_rows(w: Array, at: Windows) -> dict[int, Array]:

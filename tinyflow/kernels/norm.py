@@ -18,10 +18,7 @@ import numpy as np
 from tinyflow.backend import Array, array_module
 from tinyflow.kernels import threads
 from tinyflow.kernels.layout import columns, from_rows, swap, to_rows
-from tinyflow.kernels.scratch import scratch, zeros
-
-BLOCK = 1 << 18
-"""Entries of a block: few, long calls, for threads hand each other Python's lock."""
+from tinyflow.kernels.scratch import BLOCK, scratch, zeros
 
 SHORT = 256
 """Rows of fewer channels are taken N at a time."""

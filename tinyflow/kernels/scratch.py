@@ -24,6 +24,10 @@ The kernels have four purposes (columns, full, product, total), so a thread keep
 most 128 MiB, freed when it ends.
 """
 
+BLOCK = 1 << 18
+"""Entries of a block of elementwise work: few, long calls, for threads hand each other
+Python's lock."""
+
 _kept = threading.local()
 
 
@@ -64,18 +68,16 @@ def scratch(purpose: str, shape: tuple[int, ...], like: Array) -> Array:
 
 
 def zeros(like: Array) -> Any:
-    """Zeros in the shape and dtype of `like`, only to be read; a plain 0 on a GPU.
+    """Zeros in the shape and dtype of `like`, only to be read; a plain 0 for others.
 
-    NumPy's maximum of an array and an array takes a quarter of the time it needs for an
-    array and a number.
+    That is, on a GPU and for more than a block. NumPy's maximum of an array and an
+    array takes a quarter of the time it needs for an array and a number.
     """
-    if not isinstance(like, np.ndarray):
+    if not isinstance(like, np.ndarray) or like.size > BLOCK:
         return 0
-    return _zeros(like.dtype, 1 << like.size.bit_length())[: like.size].reshape(
-        like.shape
-    )
+    return _zeros(like.dtype)[: like.size].reshape(like.shape)
 
 
 @cache
-def _zeros(dtype: np.dtype[Any], size: int) -> Array:
-    return np.zeros(size, dtype)
+def _zeros(dtype: np.dtype[Any]) -> Array:
+    return np.zeros(BLOCK, dtype)

@@ -29,6 +29,7 @@ import numpy as np
 from tinyflow.backend import Array
 from tinyflow.kernels import helpers
 from tinyflow.kernels.layout import flatten
+from tinyflow.kernels.scratch import BLOCK
 
 Result = TypeVar("Result")
 
@@ -104,20 +105,21 @@ def both(
 def pointwise(work: Callable[..., object], *arrays: Array) -> None:
     """Call ``work(*arrays)``, or the same on views of parts of them, shared out.
 
-    For what writes each entry of one array from the same entries of others. Arrays of
-    one shape that lie in memory alike, without gaps, are shared out; others are not.
+    For what writes each entry of one array from the same entries of others. Large
+    arrays of one shape that lie in memory alike, without gaps, are done block by block.
     """
     first = arrays[0]
-    large = first.size >= 2 * WORTH and len(first) > FEW
-    flat = flatten(*arrays) if large and isinstance(first, np.ndarray) else None
+    large = first.size > BLOCK and isinstance(first, np.ndarray)
+    flat = flatten(*arrays) if large else None
     if flat is None:
         work(*arrays)
         return
 
     def part(lo: int, hi: int) -> None:
-        work(*(a[lo:hi] for a in flat))
+        for start in range(lo, hi, BLOCK):
+            work(*(a[start : min(start + BLOCK, hi)] for a in flat))
 
-    share(first, first.size, WORTH, part)
+    share(first, first.size, WORTH, part, len(first))
 
 
 @cache

@@ -102,6 +102,22 @@ class Windows:
     stride: tuple[int, int]
     out: tuple[int, int]
 
+    def only_tap(self, size: tuple[int, ...]) -> tuple[int, int] | None:
+        """The one tap that meets a map of `size`, if it takes every input to its place.
+
+        So does a 1x1 kernel, and a 3x3 kernel on a map of one pixel.
+        """
+        met = []
+        for taps, n, out, stride in zip(
+            (self.rows, self.cols), size, self.out, self.stride, strict=True
+        ):
+            if len(taps) != 1 or stride != 1 or n != out:
+                return None
+            if (taps[0].lo, taps[0].hi, taps[0].start) != (0, n, 0):
+                return None
+            met.append(taps[0].index)
+        return met[0], met[1]
+
     def part(self, lo: int, hi: int) -> Windows:
         """Those of output rows lo ... hi - 1, counted from lo."""
         if (lo, hi) == (0, self.out[0]):
