@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-import analyze
 import models
 from tinyflow import flow
+from tinyflow.commands import analyze
 from tinyflow.flow import compare, report
 from tinyflow.flow.depth import DepthPoint
 from tinyflow.train.checkpoint import Metadata, save_checkpoint

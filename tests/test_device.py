@@ -19,11 +19,11 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
-import analyze
-import train as cli
 from tests.cupy_array import CUDARuntimeError, Machine, OutOfMemoryError
 from tinyflow import backend
 from tinyflow.backend import DeviceError, asnumpy, choose_device, explain
+from tinyflow.commands import analyze
+from tinyflow.commands import train as cli
 from tinyflow.train import load_checkpoint
 
 ARGS = "--model resnet20 --epochs 1 --batch-size 8 --limit-train 16 --limit-test 8"

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-import train
 from benchmarks import gpu, gpu_peers
 from tests.gpu_host import gpu_or_skip
 from tinyflow.backend import choose_device
+from tinyflow.commands import train
 from tinyflow.data import Dataset, Loader, normalize
 from tinyflow.kernels.cuda import launch
 from tinyflow.kernels.cuda.settings import PRECISIONS, configured, settings

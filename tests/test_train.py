@@ -15,8 +15,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import models
-import train as cli
 from tinyflow import Tape, nn
+from tinyflow.commands import train as cli
 from tinyflow.data import Loader, load_dataset
 from tinyflow.optim import SGD
 from tinyflow.train import (

@@ -1,0 +1,1 @@
+"""The two command lines, started by ``train.py`` and ``analyze.py`` or as installed."""

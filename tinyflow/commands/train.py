@@ -1,0 +1,161 @@
+"""Train a network: the command line of ``train.py``."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+import models
+from tinyflow.backend import DeviceError, explain
+from tinyflow.data import DataError
+from tinyflow.flow import FlowError
+from tinyflow.flow.trace import TraceWriter
+from tinyflow.train import ConfigError, Result, TrainConfig, TrainError, train
+from tinyflow.train.report import terminal_report
+
+DEFAULT = TrainConfig(model="")
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.command()
+def main(
+    model: Annotated[
+        str, typer.Option(help="Network, e.g. vgg, resnet, se_resnet, densenet.")
+    ] = "",
+    dataset: Annotated[
+        str, typer.Option(help="shapes (drawn, needs no files), cifar10 or mnist.")
+    ] = DEFAULT.dataset,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(envvar="TINYFLOW_DATA", help="Folder with cifar10 or mnist."),
+    ] = None,
+    epochs: Annotated[
+        int, typer.Option(help="Passes over the images.")
+    ] = DEFAULT.epochs,
+    batch_size: Annotated[
+        int, typer.Option(help="Images per step.")
+    ] = DEFAULT.batch_size,
+    lr: Annotated[
+        float | None, typer.Option(help="Learning rate; the model's own if left out.")
+    ] = None,
+    optimizer: Annotated[
+        str | None, typer.Option(help="sgd, adam or adamw; left out: by the network.")
+    ] = DEFAULT.optimizer,
+    schedule: Annotated[
+        str, typer.Option(help="Of the rate: constant, cosine or step.")
+    ] = DEFAULT.schedule,
+    weight_decay: Annotated[
+        float | None, typer.Option(help="Pull to 0; left out: by the optimizer.")
+    ] = DEFAULT.weight_decay,
+    momentum: Annotated[float, typer.Option(help="Of sgd.")] = DEFAULT.momentum,
+    label_smoothing: Annotated[
+        float, typer.Option(help="Of the training loss, 0 to 1.")
+    ] = DEFAULT.label_smoothing,
+    warmup_epochs: Annotated[
+        float, typer.Option(help="Epochs in which the rate rises.")
+    ] = DEFAULT.warmup_epochs,
+    clip_grad: Annotated[
+        float | None, typer.Option(help="Largest gradient norm.")
+    ] = None,
+    augment: Annotated[
+        bool, typer.Option("--augment", help="Random crop and flip.")
+    ] = DEFAULT.augment,
+    seed: Annotated[
+        int, typer.Option(help="Of weights, order and dropout.")
+    ] = DEFAULT.seed,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = DEFAULT.device,
+    precision: Annotated[
+        str, typer.Option(help="float32; on a GPU also tf32 or bfloat16.")
+    ] = DEFAULT.precision,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="On a GPU: the same bits each time.")
+    ] = DEFAULT.deterministic,
+    capture: Annotated[
+        bool, typer.Option("--capture/--no-capture", help="On a GPU: replay the step.")
+    ] = DEFAULT.capture,
+    limit_train: Annotated[
+        int | None, typer.Option(help="Use only so many training images.")
+    ] = None,
+    limit_test: Annotated[
+        int | None, typer.Option(help="Use only so many test images.")
+    ] = None,
+    trace_every: Annotated[
+        int | None,
+        typer.Option(help="Write the block terms of every so many steps."),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Run folder  [default: runs/<model>-<dataset>-<n>]"),
+    ] = None,
+    list_models: Annotated[
+        bool, typer.Option("--list-models", help="Print all networks and exit.")
+    ] = False,
+    num_classes: Annotated[
+        int | None, typer.Option(help="Of the networks that --list-models counts.")
+    ] = None,
+) -> None:
+    """Train a network and leave a run folder with metrics, curves and weights."""
+    options = {k: v for k, v in locals().items() if k != "list_models"}
+    try:
+        if list_models:
+            if num_classes is not None and num_classes < 1:
+                raise ConfigError(f"--num-classes must be 1 or more, not {num_classes}")
+            print("\n".join(models.list_models(num_classes or 10)))
+            return
+        if not model:
+            raise ConfigError(
+                "name a network with --model, e.g. --model resnet; --list-models "
+                "prints all"
+            )
+        with terminal_report() as report:
+            result = train(TrainConfig(**options), report, TraceWriter)
+    except ConfigError as error:
+        fail(str(error), 2)
+    except (DataError, DeviceError, FlowError, TrainError) as error:
+        fail(str(error), 1)
+    except KeyboardInterrupt:
+        fail("interrupted before the first step; nothing was written", 130)
+    except Exception as error:
+        if (sentence := explain(error)) is None:
+            raise
+        fail(sentence, 1)
+    finish(result)
+
+
+def finish(result: Result) -> None:
+    """Say where the run is and how good it got."""
+    if result.folder is None:
+        fail("interrupted before the first epoch was finished; nothing was kept", 130)
+    last, best = result.last, result.best
+    print(
+        f"{result.folder}: test accuracy {100 * last.test_accuracy:.1f} % after the "
+        f"last epoch ({last.epoch}), {100 * best.test_accuracy:.1f} % after the best "
+        f"({best.epoch}, chosen on the test set)"
+    )
+    if result.interrupted:
+        fail(f"interrupted; finished epochs are kept in {result.folder}", 130)
+
+
+def fail(sentence: str, code: int) -> NoReturn:
+    """Print one sentence to stderr and exit."""
+    print(f"train.py: {sentence}", file=sys.stderr)
+    raise typer.Exit(code)
+
+
+def run() -> None:
+    """Start the command line."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop as with Ctrl-C
+    app()
+
+
+if __name__ == "__main__":
+    run()
