@@ -25,10 +25,10 @@ model = nn.Sequential(
 data = load_dataset("shapes", None, "train", limit=64)
 probe = flow.probe(model, normalize(data.images, data.mean, data.std), data.labels)
 for t in flow.block_terms(probe.tape):
-    shares = ", ".join(f"{name} {share:+.2f}" for name, share in t.shares.items())
+    shares = ", ".join(f"{name} {share:+z.2f}" for name, share in t.shares.items())
     print(f"block {t.name} ({t.kind} shortcut): {shares}; closure {t.closure:.1e}")
 lengths = flow.spectrum(probe)
 print(
     "residual branches crossed:",
-    [f"{k}: {s:+.3f}" for k, s in enumerate(lengths.shares)],
+    [f"{k}: {s:+z.3f}" for k, s in enumerate(lengths.shares)],
 )

@@ -121,7 +121,8 @@ def build_model(
     if image_size < entry.smallest:
         raise ValueError(
             f"{name} needs images of at least {entry.smallest}x{entry.smallest} "
-            f"pixels, not {image_size}x{image_size}"
+            f"pixels, not {image_size}x{image_size}; resnet, se_resnet and the plain "
+            "nets take any size"
         )
     rng = None if seed is None else np.random.default_rng(seed)
     model = entry.build(

@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, settings
 
 from tests.cupy_array import Machine
 from tests.cupy_standin import install
+from tinyflow.kernels import threads, update
 from tinyflow.kernels.engine import PLAIN, forced
 
 settings.register_profile(
@@ -32,3 +33,16 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
     """A pretended GPU behind ``import cupy``, and plain kernels on both sides."""
     with forced(PLAIN):
         yield install(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def three() -> Iterator[None]:
+    """Three threads, which anything is worth."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(threads, "count", lambda: 3)
+        patch.setattr(threads, "WORTH", 1)
+        patch.setattr(threads, "PRODUCTS", 1)
+        patch.setattr(threads, "FEW", 0)
+        patch.setattr(update, "LONG", 5)
+        patch.setattr(threads, "BLOCK", 7)
+        yield

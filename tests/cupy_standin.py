@@ -46,8 +46,8 @@ from tests.cupy_array import (
 from tinyflow.kernels.engine import PLAIN
 
 UFUNCS = (
-    "absolute add bitwise_and divide equal exp greater isfinite log maximum minimum "
-    "multiply negative sqrt square subtract tanh true_divide where"
+    "absolute add bitwise_and divide equal exp greater isfinite log logical_not "
+    "maximum minimum multiply negative sqrt square subtract tanh true_divide where"
 ).split()
 """Element-wise functions, all under NumPy's names."""
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 import models
 from tinyflow import flow
 from tinyflow.commands import analyze
-from tinyflow.flow import compare, report
+from tinyflow.flow import compare, figures, report
 from tinyflow.flow.depth import DepthPoint
 from tinyflow.train.checkpoint import Metadata, save_checkpoint
 
@@ -48,7 +48,7 @@ def compared(tmp_path_factory):
 @pytest.fixture
 def undrawn(monkeypatch):
     """Figures are measured and built elsewhere; here they would only cost time."""
-    monkeypatch.setattr(analyze.figures, "save", lambda figure, path: [])
+    monkeypatch.setattr(figures, "save", lambda figure, path: [])
 
 
 def test_bare_prints_one_table_and_where_it_wrote(compared):
@@ -188,7 +188,10 @@ def test_claims_are_judged(tmp_path):
                  "--model", "resnet20", *SMALL, folder=tmp_path / "out")  # fmt: skip
     assert result.exit_code == 0, result.output
     (claim,) = read(tmp_path / "out")["claims"]
-    assert claim["id"] == "noh2-remains" and claim["verdict"] in result.output
+    assert claim["id"] == "noh2-remains"
+    said = " ".join(result.output.split())
+    for what in ("verdict", "statement", "quantity", "decided_by", "weights"):
+        assert " ".join(claim[what].split()) in said
     assert (tmp_path / "out" / "measured.csv").is_file()
 
 
@@ -241,7 +244,10 @@ def test_training_draws_a_trace(tmp_path):
             "analyze.py dense",
         ),
         (("dense", "--model", "resnet20", *SMALL), "no dense blocks"),
-        (("paths", "--model", "plain20", *SMALL), "no residual blocks"),
+        (
+            ("paths", "--model", "plain20", *SMALL),
+            "no paths to count: use analyze.py blocks",
+        ),
         (("paths", "--veit", "-1"), "--veit"),
         (("counterfactual", "layer9.0", "residual", *SMALL), "no block 'layer9.0'"),
         (("counterfactual", "layer1.0", "gate", *SMALL), "unknown branch"),

@@ -1,8 +1,11 @@
 """The tester tested: planted mistakes must be caught, correct pullbacks must pass."""
 
+import math
+
 import numpy as np
 import pytest
 
+from tinyflow import ops
 from tinyflow.tape import record
 from tinyflow.tensor import Tensor
 from tinyflow.testing import check_vjp, numerical_gradient, spaced
@@ -255,3 +258,25 @@ def test_spaced_values_stay_apart_and_away_from_zero(shape):
     gap = 4 / x.size
     assert abs(x).min() >= 0.2 * gap
     assert np.diff(np.sort(x.ravel())).min(initial=gap) > 0.99 * gap
+
+
+@pytest.mark.parametrize(
+    ("use", "message"),
+    [
+        (lambda: check_vjp(ops.exp), "check_vjp: inputs"),
+        (lambda: check_vjp(ops.exp, X, directions=0), "check_vjp: directions"),
+        (lambda: check_vjp(ops.exp, X, tolerance=math.nan), "check_vjp: tolerance"),
+        (lambda: check_vjp(ops.exp, X, tolerance=math.inf), "check_vjp: tolerance"),
+        (lambda: check_vjp(ops.exp, X, eps=0), "check_vjp: eps"),
+        (lambda: check_vjp(ops.exp, X, eps=None), "check_vjp: eps"),
+        (lambda: check_vjp(ops.exp, "a"), r"check_vjp: inputs\[0\]"),
+        (lambda: check_vjp(ops.exp, Tensor(X)), r"check_vjp: inputs\[0\]"),
+        (lambda: check_vjp(X), "check_vjp: function"),
+        (lambda: check_vjp(lambda x: x.data, X), "must return a Tensor"),
+        (lambda: numerical_gradient(ops.exp), "numerical_gradient: inputs"),
+        (lambda: numerical_gradient(ops.exp, X, eps=-1), "numerical_gradient: eps"),
+    ],
+)
+def test_a_check_that_could_not_fail_is_refused(use, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        use()

@@ -106,6 +106,12 @@ def test_thresholds_are_searched_with_enough_cases_only():
     assert judge(high, features=["place"]).verdict == "holds only when place ≥ 16"
 
 
+def test_a_searched_condition_is_said_in_words():
+    many = cases([v <= 7 for v in range(24)], place=list(range(24)))
+    found = judge(many, features={"place": "the block's place"})
+    assert found.verdict == "holds only when the block's place ≤ 7"
+
+
 def test_a_stated_condition_goes_before_a_searched_one():
     values = list(range(24))
     many = cases([v <= 7 for v in values], place=values)
@@ -352,10 +358,27 @@ def test_no_claim_writes_its_verdict_down():
 # --- the table, training, depth -------------------------------------------------------
 
 
+TOLD = ("resnet20", "se_resnet20")
+
+
+class Told:
+    """Notes what a Progress is told."""
+
+    def __init__(self):
+        self.begun, self.planned, self.done = [], 0.0, 0.0
+
+    def plan(self, total):
+        self.planned = total
+
+    def begin(self, what, weight):
+        self.begun.append(what)
+        self.done += weight
+
+
 def test_table_with_trained_networks():
     images, labels = batch()
     model = train_briefly("resnet20", *batch(16), steps=2, batch=4)
-    said = []
+    told = Told()
     found = claims(
         images,
         labels,
@@ -363,7 +386,7 @@ def test_table_with_trained_networks():
         trained={"resnet20": [model]},
         setup=dataclasses.replace(TINY, residual=("resnet20",)),
         only=["noh2-remains", "noh3-component", "quadir-full"],
-        progress=said.append,
+        progress=told,
     )
     # The SE-ResNet was not among the trained ones: its claim is missing there.
     assert [(c.id, c.settings["mode"]) for c in found] == [
@@ -373,7 +396,9 @@ def test_table_with_trained_networks():
         ("noh2-remains", "trained"),
         ("quadir-full", "trained"),
     ]
-    assert said == ["init: resnet20", "init: se_resnet20", "trained: resnet20"]
+    looks = [f"looking at {n}, initial weights, seed 0" for n in TOLD]
+    assert told.begun == [*looks, "looking at resnet20, trained weights, seed 0"]
+    assert told.done == pytest.approx(told.planned)
     assert found[0].measured != found[3].measured
     for measured in (False, True):
         rows = to_rows(found, measured=measured)

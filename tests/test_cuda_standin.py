@@ -243,12 +243,17 @@ def test_a_label_out_of_range_is_refused(machine: Machine) -> None:
 
 def test_moving_keeps_values_and_memory_order(machine: Machine) -> None:
     model = models.build_model("resnet20")
-    before = {key: (a.copy(), a.strides) for key, a in model.state_dict().items()}
+
+    def arrays() -> dict[str, np.ndarray]:
+        parameters = {key: p.data for key, p in model.named_parameters()}
+        return parameters | dict(model.named_buffers())
+
+    before = {key: (a.copy(), a.strides) for key, a in arrays().items()}
     for device in ("cuda", "cuda", "cpu"):
         model.to(device)
-        for key, array in model.state_dict().items():
+        for key, array in arrays().items():
             assert (device_of(array), array.strides) == (device, before[key][1])
-    for key, array in model.state_dict().items():
+    for key, array in arrays().items():
         np.testing.assert_array_equal(array, before[key][0])
         assert array.flags.writeable
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import models
 from tests.test_kernels import all_three, close, convolutions, is_hwnc, stored
 from tinyflow import Tape, Tensor, nn, ops
-from tinyflow.kernels import conv, conv_reference
+from tinyflow.kernels import conv, conv_reference, cores
 from tinyflow.kernels.engine import PLAIN, Engine, forced
 from tinyflow.native import library
 from tinyflow.native.engine import NativeEngine
@@ -39,7 +39,7 @@ def native(tmp_path_factory: pytest.TempPathFactory) -> Engine:
         library.build()
         found, how = library.load()
         library.load.cache_clear()
-    assert found is not None and how == "C kernels, 2 threads"
+    assert found is not None and how.startswith("C kernels, ")
     return NativeEngine(found)
 
 
@@ -381,7 +381,8 @@ def test_threads_and_forks_change_no_bit(tmp_path):
         capture_output=True,
         text=True,
     )
-    assert built.returncode == 0 and "C kernels, 3 threads" in built.stdout
+    assert built.returncode == 0
+    assert f"C kernels, {min(3, cores.available())} thread" in built.stdout
     place["TINYFLOW_ENGINE"] = "native"
     one, three = (run(STEP, **place, TINYFLOW_NUM_THREADS=n) for n in "13")
     assert one.returncode == 0, one.stderr
@@ -393,7 +394,7 @@ def test_threads_and_forks_change_no_bit(tmp_path):
 def test_what_cannot_be_is_said(tmp_path):
     place = {"XDG_CACHE_HOME": str(tmp_path), "TINYFLOW_ENGINE": "auto"}
     script = "from tinyflow.native.library import load; print(load())"
-    assert "python -m tinyflow.native builds it" in run(script, **place).stdout
+    assert "python -m tinyflow.native builds them" in run(script, **place).stdout
     demanded = run(script, **{**place, "TINYFLOW_ENGINE": "native"}).stderr
     assert "the C kernels are not built" in demanded.splitlines()[-1]
     wrong = run(script, **{**place, "TINYFLOW_ENGINE": "fast"}).stderr

@@ -93,12 +93,10 @@ X = Tensor(spaced(2, 3))
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: ops.cross_entropy(X, [0, 3]), r"\[0, 3\), got 0 to 3"),
-        (lambda: ops.cross_entropy(X, [-1, 0]), "got -1 to 0"),
-        (lambda: ops.cross_entropy(X, [0]), "N integer labels"),
-        (lambda: ops.cross_entropy(X, [[0, 1]]), "N integer labels"),
-        (lambda: ops.cross_entropy(X, [0.0, 1.0]), "float64"),
-        (lambda: ops.cross_entropy(X, [True, False]), "bool"),
+        (lambda: ops.cross_entropy(X, [0, 3]), r"\[0, 3\), target holds 0 to 3"),
+        (lambda: ops.cross_entropy(X, [-1, 0]), "holds -1 to 0"),
+        (lambda: ops.cross_entropy(X, [0]), "N class indices"),
+        (lambda: ops.cross_entropy(X, [[0, 1]]), "N class indices"),
         (lambda: ops.cross_entropy(Tensor(np.ones(3)), 0), "logits"),
         (lambda: ops.cross_entropy(X, [0, 1], reduction="max"), "reduction"),
         (lambda: ops.cross_entropy(X, [0, 1], label_smoothing=1.5), "label_smoothing"),

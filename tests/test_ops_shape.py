@@ -191,5 +191,5 @@ def test_getitem_out_of_range():
 
 
 def test_concat_refuses_mixed_dtypes():
-    with pytest.raises(TypeError, match="float32, float64"):
+    with pytest.raises(TypeError, match="float64 and float32"):
         ops.concat([X, Tensor(np.ones((2, 3), "float32"))])

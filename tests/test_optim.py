@@ -124,6 +124,109 @@ def test_a_tensor_listed_twice_is_updated_once() -> None:
     np.testing.assert_array_equal(p.data, np.zeros(3))
 
 
+@pytest.mark.parametrize("kind", [SGD, Adam, AdamW])
+def test_identity_decides_and_never_the_name(kind: type[Optimizer]) -> None:
+    rng = np.random.default_rng(0)
+    nets = [nn.Linear(3, 2, rng=rng) for _ in range(3)]
+    listed = [pair for net in nets for pair in net.named_parameters()]
+    optimizer = kind([*listed, ("0", nets[0].weight), *nets[1].parameters()], lr=0.1)
+    assert list(optimizer.parameters) == [
+        *("weight", "bias", "weight#2", "bias#2", "weight#3", "bias#3")
+    ]
+    before = [net.state_dict() for net in nets]
+    for net in nets:
+        for p in net.parameters():
+            p.grad = np.ones(p.shape, np.float32)
+    optimizer.step()
+    for net, old in zip(nets, before, strict=True):
+        for name, array in net.state_dict().items():
+            assert (array != old[name]).all(), name
+    heir = kind(listed, lr=0.1)
+    heir.load_state_dict(optimizer.state_dict())
+    assert heir.steps == optimizer.steps
+
+
+def test_names_and_numbers_may_meet() -> None:
+    a, b, c, d = parameters()[:4]
+    assert list(SGD([a, ("0", b), ("0#2", c), ("0", d)], lr=1).parameters) == [
+        *("0", "0#2", "0#2#2", "0#3")
+    ]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        [],
+        iter([]),
+        {},
+        nn.Linear(2, 2, rng=None),
+        Tensor(np.ones(3), requires_grad=True),
+        np.ones(3),
+        None,
+        3,
+        [np.ones(3)],
+        [("name", np.ones(3))],
+        [{"params": []}],
+        ["weight"],
+        [Tensor(np.ones(3))],
+        [Tensor(np.arange(3))],
+        [Tensor(np.ones(3), requires_grad=True) * 2.0],
+    ],
+)
+@pytest.mark.parametrize("kind", [SGD, Adam, AdamW])
+def test_what_cannot_be_trained_is_refused(
+    kind: type[Optimizer], given: object
+) -> None:
+    with pytest.raises((ValueError, TypeError), match=kind.__name__):
+        kind(given, lr=0.1)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("kind", "options"), CASES)
+def test_state_follows_a_parameter_that_moves(
+    kind: type[Optimizer], options: dict[str, object]
+) -> None:
+    """Half the steps in float32, then in float64: as if loaded into a new optimiser."""
+    ours = parameters("float32")
+    optimizer = kind(ours, lr=0.05, **options)
+    for step in range(3):
+        give_gradients(ours, step)
+        optimizer.step()
+    theirs = [Tensor(p.data.astype("float64"), requires_grad=True) for p in ours]
+    heir = kind(theirs, lr=0.05, **options)
+    heir.load_state_dict(optimizer.state_dict())
+    for p in ours:
+        p.data = p.data.astype("float64")
+    for step in range(3, 6):
+        for tensors, rule in ((ours, optimizer), (theirs, heir)):
+            give_gradients(tensors, step)
+            rule.step()
+    for p, q in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(p.data, q.data)
+    for name, array in optimizer.state_dict().items():
+        assert name.startswith("steps/") or array.dtype == "float64"
+
+
+@pytest.mark.parametrize("why", ["read-only", "has shape"])
+def test_a_parameter_that_cannot_be_updated_stops_all(why: str) -> None:
+    ours = parameters()
+    optimizer = Adam(ours)
+    give_gradients(ours, 1)
+    optimizer.step()
+    before, steps = [p.data.copy() for p in ours], dict(optimizer.steps)
+    last = ours[2]
+    if why == "read-only":
+        last.data = last.data.copy()
+        last.data.flags.writeable = False
+    else:
+        last.data, last.node.grad = np.ones(2), None
+        last.grad = np.ones(2)
+    with pytest.raises(ValueError, match=why):
+        optimizer.step()
+    for p, old in zip(ours, before, strict=True):
+        assert p is last or np.array_equal(p.data, old)
+    assert optimizer.steps == steps
+
+
 @pytest.mark.parametrize(("kind", "options"), CASES)
 def test_updates_in_place_and_leaves_gradients_as_they_are(
     kind: type[Optimizer], options: dict[str, object]
@@ -254,6 +357,30 @@ def test_clipping_of_a_gradient_that_two_parameters_share() -> None:
     np.testing.assert_array_equal(shared, 10)
     np.testing.assert_allclose(a.grad, 0.5, rtol=1e-6)
     assert a.grad is not None and a.grad.dtype == np.float32
+
+
+@pytest.mark.parametrize("size", [1e-10, 1.0, 1e25])
+def test_a_tensor_counts_once_and_finite_gradients_have_finite_norms(
+    size: float,
+) -> None:
+    a, b = (Tensor(np.zeros(2, np.float32), requires_grad=True) for _ in range(2))
+    a.grad, b.grad = np.float32([3 * size, 0]), np.float32([0, 4 * size])
+    assert grad_norm([a, b, a, b]) == pytest.approx(5 * size, rel=1e-6)
+    assert clip_grad_norm([("a", a), ("b", b), ("c", a)], size) == pytest.approx(
+        5 * size, rel=1e-6
+    )
+    assert grad_norm([a, b]) <= size * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_clipping_refuses_what_no_factor_mends(bad: float) -> None:
+    ours = parameters()
+    give_gradients(ours, 1)
+    first = ours[1].grad
+    ours[2].grad = np.full(ours[2].shape, bad)
+    with pytest.raises(FloatingPointError, match="that of '2' is not finite"):
+        clip_grad_norm(ours, 1.0)
+    assert ours[1].grad is first
 
 
 def test_norm_without_gradients_and_wrong_limits() -> None:

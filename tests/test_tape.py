@@ -260,6 +260,44 @@ def test_scaled_and_cut_edges():
     assert np.array_equal(tape.pullback(loss, to=x, scale={residual: 0.0}), np.ones(4))
 
 
+@pytest.mark.parametrize("factor", [2, -1, 0.5, 0, 1, -3.25])
+def test_a_factor_multiplies_what_crosses_an_edge(factor):
+    """Against the derivative of the same sum written out with the factor in it."""
+    x = leaf(4)
+    with Tape("edges") as tape:
+        residual, shortcut = fork(x, "residual", "shortcut")
+        h = ops.tanh(residual * 2.0) * 3.0 + shortcut
+        again, plain = fork(h, "again", "plain")
+        loss = ops.sum(again * again + plain * 5.0)
+    r, s, a = tape.edge(x, "residual"), tape.edge(x, "shortcut"), tape.edges(h, "again")
+    u, slope = h.data, 6 * (1 - np.tanh(2 * x.data) ** 2)
+    full = (2 * u + 5) * (slope + 1)
+    for scale, expected in (
+        ({r: factor}, (2 * u + 5) * (factor * slope + 1)),
+        ({s: factor}, (2 * u + 5) * (slope + factor)),
+        ({r: factor, s: 2}, (2 * u + 5) * (factor * slope + 2)),
+        ({a[0]: factor}, ((1 + factor) * u + 5) * (slope + 1)),
+        ({a[0]: factor, a[1]: factor}, (factor * 2 * u + 5) * (slope + 1)),
+        ({a[0]: 3, r: factor}, (4 * u + 5) * (factor * slope + 1)),  # they multiply
+    ):
+        assert np.allclose(tape.pullback(loss, to=x, scale=scale), expected)
+        graded = tape.graded_pullback(
+            loss,
+            to=x,
+            grade=lambda e: (1,) if e.label == "residual" else None,
+            scale=scale,
+        )
+        assert np.allclose(sum(graded.values()), expected)
+        through = tape.pullback(loss, to=x, through=[r], scale=scale)
+        around = tape.pullback(loss, to=x, around=[r], scale=scale)
+        assert np.allclose(through + around, expected)
+        if scale.get(s) is None and r in scale:  # only one term carries the factor
+            assert np.allclose(graded.get((1,), 0 * u), through)
+            assert np.allclose(through, (expected - around))
+            assert np.allclose(around * slope * factor, through)
+    assert np.allclose(tape.pullback(loss, to=x), full)
+
+
 def test_graded_pullback_equals_brute_force_over_all_paths():
     x = leaf(5)
     slopes = [0.5, -1.5, 2.0, 0.25]

@@ -1,41 +1,27 @@
 """Work shared among threads: whole, in order, and undisturbed by what goes wrong."""
 
-import os
-import subprocess
-import sys
+import asyncio
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
 
-from tests.test_kernels import all_three, close, convolutions
-from tinyflow.kernels import conv, conv_reference, helpers, norm, threads, update
-from tinyflow.kernels.engine import PLAIN
-from tinyflow.kernels.layout import swap
-
-pytestmark = pytest.mark.skipif(
-    not helpers.AVAILABLE, reason="threads wait awake with glibc only"
+from tinyflow.kernels import (
+    blas,
+    helpers,
+    threads,
 )
+from tinyflow.kernels.engine import PLAIN
+
+pytestmark = [
+    pytest.mark.skipif(
+        not helpers.AVAILABLE, reason="threads wait awake with glibc only"
+    ),
+    pytest.mark.usefixtures("three"),
+]
 X = np.zeros(1)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def three():
-    """Three threads, which anything is worth."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(threads, "count", lambda: 3)
-        patch.setattr(threads, "WORTH", 1)
-        patch.setattr(threads, "PRODUCTS", 1)
-        patch.setattr(threads, "FEW", 0)
-        patch.setattr(update, "LONG", 5)
-        patch.setattr(threads, "BLOCK", 7)
-        threads._team.cache_clear()
-        threads._libraries.cache_clear()
-        yield
-        threads._team.cache_clear()
-        threads._libraries.cache_clear()
 
 
 def test_parts_cover_everything_in_order():
@@ -70,8 +56,8 @@ def test_a_few_samples_are_left_to_blas():
         assert len(threads.share(X, 100, 1, lambda lo, hi: lo, 4)) == 1
         assert len(threads.share(X, 100, 1, lambda lo, hi: lo, 5)) == 3
         before = controller.info()
-        with threads.one_blas_thread(4):
-            assert controller.info() == before
+        during = threads.share(X, 100, 1, lambda lo, hi: controller.info(), 4)
+        assert during == [before]
 
 
 def test_nested_work_stays_whole():
@@ -108,25 +94,31 @@ def test_numpys_error_state_holds_in_every_part():
         assert np.isinf(threads.share(X, 3, 1, part)[2])
 
 
+def crew():
+    """The threads of the pool, whoever they are."""
+    return [t for t in threading.enumerate() if t.name.startswith("tinyflow")]
+
+
+def idle_seconds():
+    """Processor time that goes by in 0.2 s in which nothing is asked for."""
+    time.sleep(5 * helpers.IDLE)
+    before = time.process_time()
+    time.sleep(0.2)
+    return time.process_time() - before
+
+
 def test_helpers_go_to_sleep_and_wake():
-    threads.share(X, 3, 1, lambda lo, hi: lo)
-    crew = threads._team()._helpers
     for _ in range(3):
-        end = time.monotonic() + 30
-        while not all(helper.asleep for helper in crew) and time.monotonic() < end:
-            time.sleep(helpers.IDLE)
-        assert all(helper.asleep for helper in crew)
-        before = time.process_time()
-        time.sleep(0.2)
-        assert time.process_time() - before < 0.1
         assert threads.share(X, 3, 1, lambda lo, hi: lo) == [0, 1, 2]
+        assert idle_seconds() < 0.1
+        assert len(crew()) == 3  # two helpers, and the one who sends them to sleep
 
 
 def test_many_callers_take_turns():
     wrong = []
 
     def caller(n):
-        for _ in range(200):
+        for _ in range(50):
             if threads.share(X, 3, 1, lambda lo, hi: n + lo) != [n, n + 1, n + 2]:
                 wrong.append(n)
 
@@ -138,169 +130,95 @@ def test_many_callers_take_turns():
     assert not wrong
 
 
-def test_blas_gets_its_threads_back():
+def blas_numbers():
     controller = pytest.importorskip("threadpoolctl").ThreadpoolController()
-
-    def numbers():
-        blas = controller.select(user_api="blas").info()
-        return [library["num_threads"] for library in blas]
-
-    before = numbers()
-    with threads.one_blas_thread():
-        with threads.one_blas_thread():
-            assert set(numbers()) <= {1}
-        assert set(numbers()) <= {1}
-    assert numbers() == before
-    with pytest.raises(KeyError), threads.one_blas_thread():
-        raise KeyError
-    assert numbers() == before
+    return [one["num_threads"] for one in controller.select(user_api="blas").info()]
 
 
-FORK = """
-import os, sys
-os.environ["TINYFLOW_NUM_THREADS"] = "2"
-import numpy as np
-from tinyflow.kernels import threads
-share = lambda: threads.share(np.zeros(1), 2, 1, lambda lo, hi: lo)
-assert share() == [0, 1]
-child = os.fork()
-if child == 0:
-    os._exit(0 if share() == [0, 1] else 1)
-sys.exit(os.waitpid(child, 0)[1])
-"""
+def in_a_thread(work):
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(work).result(timeout=120)
 
 
-def test_a_forked_child_has_helpers_of_its_own():
-    done = subprocess.run([sys.executable, "-c", FORK], timeout=60, check=False)
-    assert done.returncode == 0
+@pytest.mark.parametrize("where", ["main", "thread", "coroutine"])
+def test_blas_has_one_thread_meanwhile_and_gets_the_others_back(where):
+    def once():
+        before = blas_numbers()
+        for pieces in (3, 1):  # shared, and left in one piece
+            during = threads.share(X, pieces, 1, lambda lo, hi: blas_numbers())
+            assert all(set(numbers) <= {1} for numbers in during)
+            assert blas_numbers() == before
+        with pytest.raises(KeyError):
+            threads.share(X, 3, 1, lambda lo, hi: {}[lo])
+        assert blas_numbers() == before
+
+    threads.share(X, 3, 1, lambda lo, hi: lo)  # whoever came first has no privilege
+    if where == "coroutine":
+        asyncio.run(asyncio.to_thread(once))
+    else:
+        once() if where == "main" else in_a_thread(once)
 
 
-def test_the_number_of_threads_can_be_set():
-    code = "from tinyflow.kernels import threads; print(threads.count())"
-    for name, wish, found in (
-        ("TINYFLOW_NUM_THREADS", "5", "5"),
-        ("OMP_NUM_THREADS", "4", "4"),
-    ):
-        environment = {k: v for k, v in os.environ.items() if "NUM_THREADS" not in k}
-        done = subprocess.run(
-            [sys.executable, "-c", code],
-            env={**environment, name: wish},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        assert done.stdout.strip() == found
+def test_blas_keeps_to_one_thread_whoever_asks():
+    """What it says is not all: other threads' time would show up in the process's."""
+    a = np.ones((1200, 1200), np.float32)
+
+    def alone():
+        time.sleep(0.1)  # OpenBLAS's own threads spin for a while
+        all_, own = time.process_time(), time.thread_time()
+        threads.share(X, 1, 1, lambda lo, hi: a @ a)
+        return (time.process_time() - all_) - (time.thread_time() - own), own
+
+    a @ a
+    threads.share(X, 3, 1, lambda lo, hi: lo)
+    time.sleep(5 * helpers.IDLE)
+    for others, _ in (alone(), in_a_thread(alone)):
+        assert others < 0.02
 
 
-# -- kernels -------------------------------------------------------------------------
-
-
-@settings(max_examples=150, deadline=None)
-@given(convolutions())
-def test_shared_convolutions_are_the_same(case):
-    x, w, g, how = case
-    exact = all_three(conv_reference, x, w, g, how)
-    for ours, theirs in zip(all_three(conv, x, w, g, how), exact, strict=True):
-        close(ours, theirs, 1e-12)
-    both = PLAIN.conv2d_grads(g, x, w, how, (True, True))
-    for ours, theirs in zip(both, exact[1:], strict=True):
-        close(ours, theirs, 1e-12)
-
-
-@pytest.mark.parametrize(
-    ("c", "k", "size", "kernel"),
-    [(16, 16, 32, 3), (32, 48, 9, 3), (300, 8, 4, 3), (8, 64, 1, 1), (3, 32, 16, 7)],
-)
-def test_shared_convolutions_in_float32(c, k, size, kernel):
+def step():
+    """The bits that a little of everything comes to."""
     rng = np.random.default_rng(0)
-    x = rng.standard_normal((4, c, size, size))
-    w = rng.standard_normal((k, c, kernel, kernel))
-    g = rng.standard_normal((4, k, size, size))
-    how = ((1, 1), (kernel // 2,) * 4, (1, 1), 1)
-    exact = all_three(conv_reference, x, w, g, how)
-    single = all_three(conv, *(a.astype(np.float32) for a in (x, w, g)), how)
-    for ours, theirs in zip(single, exact, strict=True):
-        close(ours, theirs, 1e-5)
+    x = rng.standard_normal((8, 3, 16, 16)).astype(np.float32)
+    w = rng.standard_normal((8, 3, 3, 3)).astype(np.float32)
+    how = ((1, 1), (1, 1, 1, 1), (1, 1), 1)
+    y = PLAIN.conv2d(x, w, how)
+    grads = PLAIN.conv2d_grads(y, x, w, how, (True, True))
+    mean, var = PLAIN.moments(y)
+    dense = PLAIN.product(y.reshape(8, -1), y.reshape(8, -1).T)
+    return b"".join(np.asarray(a).tobytes() for a in (y, *grads, mean, var, dense))
 
 
-@pytest.mark.parametrize("kernel", [1, 3])
-def test_convolutions_without_output_channels(kernel):
-    x, w = np.ones((2, 3, 4, 4)), np.ones((0, 3, kernel, kernel))
-    how = ((1, 1), (kernel // 2,) * 4, (1, 1), 1)
-    y, dx, dw = all_three(conv, x, w, np.ones((2, 0, 4, 4)), how)
-    assert y.shape == (2, 0, 4, 4) and dw.shape == w.shape
-    assert np.array_equal(dx, np.zeros_like(x))
+def test_bits_and_time_do_not_depend_on_the_thread():
+    def timed():
+        start = time.perf_counter()
+        found = {step() for _ in range(10)}
+        return found, time.perf_counter() - start
+
+    step()
+    here, seconds = timed()
+    there, elsewhere = in_a_thread(timed)
+    assert here == there and len(here) == 1
+    assert elsewhere < 4 * seconds + 1  # it was thirty times
+    with ThreadPoolExecutor(3) as pool:  # several at once are right as well
+        for found, _ in pool.map(lambda _: timed(), range(3)):
+            assert found == here
 
 
-@pytest.mark.parametrize("shape", [(4, 3, 5, 7), (2, 300, 3, 2), (1, 5, 1, 1)])
-def test_shared_normalisation_is_the_same(shape):
-    rng = np.random.default_rng(0)
-    n, c, h, w = shape
-    wide = swap(rng.standard_normal((h, w, n, c + 2)))
-    g, r = (swap(rng.standard_normal((h, w, n, c))) for _ in "gr")
-    a, b, m = rng.standard_normal((3, c))
+def test_where_blas_keeps_its_threads_nothing_is_shared(monkeypatch):
+    stubborn = blas._Library(lambda: 4, lambda number: None)
+    monkeypatch.setattr(blas, "_libraries", lambda: [stubborn])
+    assert threads.share(X, 100, 1, lambda lo, hi: (lo, hi)) == [(0, 100)]
+    numbers = threading.local()  # each thread has its own, as with OpenMP
 
-    def all_of_it(x):
-        y = norm.normalize(x, a, b, r, True)
-        return (
-            *norm.moments(x),
-            y,
-            *norm.gradient_sums(g, x, m, y),
-            norm.input_grad(g, x, a, b, m),
-            norm.channel_sum(g),
-        )
+    def get():
+        return getattr(numbers, "own", 4)
 
-    for x in (wide[:, :c], swap(np.ascontiguousarray(swap(wide[:, :c])))):
-        shared = all_of_it(x)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(threads, "count", lambda: 1)
-            alone = all_of_it(x)
-        for ours, theirs in zip(shared, alone, strict=True):
-            np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-12)
-
-
-def test_shared_gates_are_the_same():
-    rng = np.random.default_rng(0)
-    x, g = (swap(rng.standard_normal((5, 4, 3, 7))) for _ in "xg")
-    s = swap(rng.standard_normal((1, 1, 3, 7)))
-    assert np.array_equal(PLAIN.gate(x, s), x * s)
-    dx, ds = PLAIN.gate_grad(g, x, s, (True, True))
-    assert np.array_equal(dx, g * s)
-    exact = (g * x).sum((2, 3), keepdims=True)
-    np.testing.assert_allclose(ds, exact, rtol=1e-12, atol=1e-12)
-    other = np.ascontiguousarray(x)  # another memory order: the tape adds it up
-    assert np.array_equal(PLAIN.gate_grad(g, other, s, (True, True))[1], g * x)
-
-
-def test_shared_products_and_elementwise_work_are_the_same():
-    rng = np.random.default_rng(0)
-    for m, k, n in ((5, 7, 11), (11, 7, 5), (1, 1, 1), (2, 3, 0)):
-        a, b = rng.standard_normal((m, k)), rng.standard_normal((k, n))
-        np.testing.assert_allclose(PLAIN.product(a, b), a @ b, rtol=1e-13)
-    x, y = (swap(rng.standard_normal((5, 4, 3, 2))) for _ in "xy")
-    assert np.array_equal(PLAIN.relu(x), np.maximum(x, 0))
-    assert np.array_equal(PLAIN.relu_grad(x, y), x * (y > 0))
-    assert np.array_equal(PLAIN.add(x, y), x + y)
-    other = np.ascontiguousarray(y)  # another memory order: not shared out
-    assert np.array_equal(PLAIN.add(x, other), x + y)
-    special = np.array([np.nan, -np.inf, np.inf, -0.0])
-    assert np.array_equal(PLAIN.relu(special), [np.nan, 0, np.inf, 0], equal_nan=True)
-
-
-def test_shared_updates_are_the_same():
-    shapes = [(3,), (50, 7), (4, 3, 3, 3), (1,), (200,)]
-    how = {"lr": 0.1, "decay": 0.01, "momentum": 0.9, "share": 1.0, "nesterov": True}
-
-    def entries():
-        again = np.random.default_rng(1)
-        made = [[again.standard_normal(s) for _ in "pgb"] for s in shapes]
-        made[1][1] = np.asfortranarray(made[1][1])  # a gradient in another order
-        return [tuple(entry) for entry in made]
-
-    shared, alone = entries(), entries()
-    update.share(shared, update.sgd, [how] * len(shapes))
-    for entry in alone:
-        update.sgd(*entry, **how)
-    for ours, theirs in zip(shared, alone, strict=True):
-        for a, b in zip(ours, theirs, strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-13)
+    apart = blas._Library(get, lambda number: setattr(numbers, "own", number))
+    monkeypatch.setattr(blas, "_libraries", lambda: [apart])
+    blas._seen_by_others.cache_clear()
+    assert threads.share(X, 100, 1, lambda lo, hi: (lo, hi)) == [(0, 100)]
+    assert get() == 4
+    monkeypatch.setattr(blas, "_libraries", lambda: None)
+    assert threads.share(X, 100, 1, lambda lo, hi: (lo, hi)) == [(0, 100)]
+    blas._seen_by_others.cache_clear()

@@ -69,7 +69,7 @@ def test_damaged_or_missing_traces_are_one_sentence(tmp_path):
         read_trace(tmp_path)
     path = tmp_path / "trace.csv"
     path.write_text("a,b\n")
-    with pytest.raises(flow.FlowError, match="is not a trace"):
+    with pytest.raises(flow.FlowError, match="does not begin with step,loss"):
         read_trace(tmp_path)
     with path.open("w", newline="") as file:
         csv.writer(file).writerow(COLUMNS)

@@ -1,6 +1,7 @@
 """tinyflow: a reverse-mode autograd engine that keeps every gradient, on every edge."""
 
 from tinyflow import nn, ops
+from tinyflow.state import load, save
 from tinyflow.tape import Tape, mark, record
 from tinyflow.tensor import Edge, Node, TapeError, Tensor, fork
 
@@ -13,8 +14,10 @@ __all__ = [
     "TapeError",
     "Tensor",
     "fork",
+    "load",
     "mark",
     "nn",
     "ops",
     "record",
+    "save",
 ]

@@ -32,6 +32,10 @@ class DeviceError(RuntimeError):
     """The device asked for cannot be used here; the message says what to do."""
 
 
+class SettingError(DeviceError):
+    """An environment variable of ours is wrong; the message says what it may be."""
+
+
 def _cupy() -> ModuleType:
     import cupy
 

@@ -1,171 +1,82 @@
-"""Modules: parameters with names, and layers that call the operators.
-
-A module's attribute names spell its path, ``layer3.2.conv1``; while a tape is active
-everything a module records is named below that path, ``tape["layer3.2.conv1"]`` is its
-output and ``tape["layer3.2.in"]`` its (first) input.
-"""
+"""Layers: modules that call the operators."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Literal, TypeAlias
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal
 
 import numpy as np
 
 from tinyflow import ops
-from tinyflow.backend import Array, asarray, device_of
 from tinyflow.kernels.engine import engine
 from tinyflow.kernels.hooks import Moments
 from tinyflow.kernels.layout import swap, to_hwnc
-from tinyflow.ops.conv import Padding, Pair, pair
+from tinyflow.module import Module, Rng
+from tinyflow.ops.arguments import (
+    Pair,
+    choice,
+    flag,
+    generator_of,
+    number,
+    pair,
+    shown,
+    whole,
+)
+from tinyflow.ops.conv import Padding, geometry
 from tinyflow.ops.elementwise import gated
+from tinyflow.ops.pool import windows
 from tinyflow.ops.stack import ChannelStack
-from tinyflow.tape import active_tape, fusing, mark
+from tinyflow.tape import fusing, mark
 from tinyflow.tensor import Tensor, fork
 
-Rng: TypeAlias = np.random.Generator | None
-"""Where initial weights are drawn; None leaves them zero (to count, or to load)."""
-
-
-class Module:
-    """A part of a network: parameters, buffers and child modules, by attribute name.
-
-    Subclasses define ``forward``; calling the module runs it under its own name.
-    """
-
-    training: bool = True
-    path: str = ""
-    name: str = ""
-
-    def forward(self, *args: Any) -> Any:
-        """Compute the module's output; defined by every subclass."""
-        raise TypeError(f"{type(self).__name__} does not define forward")
-
-    def __call__(self, *args: Any) -> Any:
-        """Run ``forward`` under this module's name."""
-        tape = active_tape()
-        if tape is None:
-            return self.forward(*args)
-        if tape.at_root():  # whoever is called first is the root of the names
-            self._spell_paths()
-        path = tape.unique(self.path)
-        if args and isinstance(args[0], Tensor):
-            tape.names[f"{path}.in" if path else "in"] = args[0].node
-        with tape.scope(path):
-            out = self.forward(*args)
-        if isinstance(out, Tensor):
-            tape.names[path or "out"] = out.node
-        return out
-
-    def _spell_paths(self) -> None:
-        for path, module in self.named_modules():
-            module.path = path
-        for path, parameter in self.named_parameters():
-            parameter.node.name = path
-
-    def children(self) -> Iterator[tuple[str, Module]]:
-        """(attribute name, module) of each direct child, in order of definition."""
-        for name, attribute in vars(self).items():
-            if isinstance(attribute, Module):
-                yield name, attribute
-
-    def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
-        """(path, module) of this module and everything below it."""
-        yield prefix, self
-        for name, child in self.children():
-            yield from child.named_modules(f"{prefix}.{name}" if prefix else name)
-
-    def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
-        """(path, tensor) of every trainable tensor, e.g. ``layer1.0.conv1.weight``."""
-        yield from self._named(lambda a: isinstance(a, Tensor))
-
-    def named_buffers(self) -> Iterator[tuple[str, Array]]:
-        """(path, array) of the running statistics: state that is not trained."""
-        yield from self._named(
-            lambda a: (
-                not isinstance(a, Module)
-                and hasattr(a, "dtype")
-                and hasattr(a, "shape")
-                and not isinstance(a, Tensor)
-            )
-        )
-
-    def _named(self, wanted: Callable[[Any], bool]) -> Iterator[tuple[str, Any]]:
-        for path, module in self.named_modules():
-            for name, attribute in vars(module).items():
-                if wanted(attribute):
-                    yield (f"{path}.{name}" if path else name), attribute
-
-    def parameters(self) -> list[Tensor]:
-        """Every trainable tensor, in order of definition."""
-        return [p for _, p in self.named_parameters()]
-
-    def train(self, mode: bool = True) -> Module:
-        """Training mode (batch statistics, dropout) for this module and all below."""
-        for _, module in self.named_modules():
-            module.training = mode
-        return self
-
-    def eval(self) -> Module:
-        """Evaluation mode: running statistics, no dropout."""
-        return self.train(False)
-
-    def to(self, device: str | None = None, dtype: str | None = None) -> Module:
-        """Move parameters and buffers to a device ("cpu", "cuda") and/or a dtype."""
-        for _, module in self.named_modules():
-            for name, attribute in vars(module).items():
-                data = attribute.data if isinstance(attribute, Tensor) else attribute
-                if isinstance(data, Module) or not hasattr(data, "dtype"):
-                    continue
-                moved = data if device is None else asarray(data, device)
-                moved = moved if dtype is None else moved.astype(dtype)
-                moved = engine(moved).store(moved)
-                if isinstance(attribute, Tensor):
-                    moved = Tensor(moved, attribute.requires_grad, attribute.node.name)
-                setattr(module, name, moved)
-        return self
-
-    def state_dict(self) -> dict[str, Array]:
-        """Parameters and buffers by path: the arrays themselves, not copies."""
-        state = {path: p.data for path, p in self.named_parameters()}
-        state.update(self.named_buffers())
-        return state
-
-    def load_state_dict(self, state: dict[str, Array]) -> None:
-        """Copy values into the parameters and buffers, which must match exactly.
-
-        Raises:
-            ValueError: a name is missing or unknown, or a shape differs; nothing has
-                been copied then.
-        """
-        own = self.state_dict()
-        missing, extra = sorted(own.keys() - state), sorted(state.keys() - own)
-        if missing or extra:
-            raise ValueError(
-                "these weights are not this model's: "
-                f"missing {missing[:3]}, unknown {extra[:3]}"
-            )
-        for name, array in own.items():
-            if state[name].shape != array.shape:
-                raise ValueError(
-                    f"{name}: the file has shape {state[name].shape}, the model "
-                    f"{array.shape}"
-                )
-        for name, array in own.items():
-            array[...] = asarray(state[name], device_of(array))
+__all__ = [
+    "AvgPool2d",
+    "BatchNorm2d",
+    "Conv2d",
+    "Dropout",
+    "Flatten",
+    "GlobalAvgPool2d",
+    "Identity",
+    "Linear",
+    "MaxPool2d",
+    "Module",
+    "ReLU",
+    "Rng",
+    "Sequential",
+    "SqueezeExcitation",
+    "add_relu",
+    "chain",
+    "norm_relu",
+    "normal",
+    "ones",
+    "stack_norm_relu",
+    "zeros",
+]
 
 
 class Sequential(Module):
     """Modules run one after the other, named 0, 1, 2 … or by the given names.
 
-    Where nobody looks, a normalisation and the ReLU behind it run as one.
+    Where nobody looks, a normalisation and the ReLU behind it run as one. TypeError for
+    what is no module, or under a name that every module has.
     """
 
     def __init__(self, *modules: Module, **named: Module) -> None:
-        for i, module in enumerate(modules):
-            setattr(self, str(i), module)
-        for name, module in named.items():
+        for name, module in {
+            **{str(i): m for i, m in enumerate(modules)},
+            **named,
+        }.items():
+            if not isinstance(module, Module):
+                where = f"modules[{name}]" if name.isdigit() else name
+                raise TypeError(
+                    f"Sequential: {where} must be a Module, not {shown(module)}: "
+                    "Sequential(first, nn.ReLU()), or Sequential(*layers) of a list"
+                )
+            if hasattr(Module, name):
+                raise TypeError(
+                    f"{name!r} is a name that every module has; use another"
+                )
             setattr(self, name, module)
 
     def __iter__(self) -> Iterator[Module]:
@@ -210,19 +121,26 @@ class Conv2d(Module):
         fan: Literal["in", "out"] = "out",
         rng: Rng,
     ) -> None:
-        kh, kw = pair(kernel_size, "kernel_size", 1)
-        if groups < 1 or in_channels % groups or out_channels % groups:
+        op = type(self).__name__
+        in_channels = whole(op, in_channels, "in_channels", 1)
+        out_channels = whole(op, out_channels, "out_channels", 1)
+        kh, kw = pair(op, kernel_size, "kernel_size", 1)
+        groups = whole(op, groups, "groups", 1)
+        if in_channels % groups or out_channels % groups:
             raise ValueError(
-                f"{in_channels} input and {out_channels} output channels cannot be "
-                f"split into {groups} groups"
+                f"{op}: {in_channels} input and {out_channels} output channels cannot "
+                f"be split into groups={groups}"
             )
+        geometry(op, (kh, kw), stride, padding, dilation)
+        fan_in = choice(op, fan, "fan", ("in", "out")) == "in"
+        rng = _source(op, rng)
         shape = (out_channels, in_channels // groups, kh, kw)
-        channels = in_channels if fan == "in" else out_channels
+        channels = in_channels if fan_in else out_channels
         std = math.sqrt(2 / (channels // groups * kh * kw))
         weight = normal(rng, shape, std)
         # Shape (K, C/groups, kh, kw), stored as the kernels read it.
         self.weight = Tensor(swap(to_hwnc(weight.data)), requires_grad=True)
-        self.bias = zeros(out_channels) if bias else None
+        self.bias = zeros(out_channels) if flag(op, bias, "bias") else None
         self.stride, self.padding = stride, padding
         self.dilation, self.groups = dilation, groups
 
@@ -251,9 +169,12 @@ class Linear(Module):
         std: float | None = None,
         rng: Rng,
     ) -> None:
-        std = 1 / math.sqrt(in_features) if std is None else std
-        self.weight = normal(rng, (out_features, in_features), std)
-        self.bias = zeros(out_features) if bias else None
+        op = type(self).__name__
+        in_features = whole(op, in_features, "in_features", 1)
+        out_features = whole(op, out_features, "out_features", 1)
+        std = 1 / math.sqrt(in_features) if std is None else number(op, std, "std", 0)
+        self.weight = normal(_source(op, rng), (out_features, in_features), std)
+        self.bias = zeros(out_features) if flag(op, bias, "bias") else None
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in_features) → (..., out_features)."""
@@ -270,6 +191,11 @@ class BatchNorm2d(Module):
         momentum: float = 0.1,
         affine: bool = True,
     ) -> None:
+        op = type(self).__name__
+        num_features = whole(op, num_features, "num_features", 1)
+        affine = flag(op, affine, "affine")
+        eps = number(op, eps, "eps", 0)
+        momentum = number(op, momentum, "momentum", 0, 1)
         self.weight = ones(num_features) if affine else None
         self.bias = zeros(num_features) if affine else None
         self.running_mean = np.zeros(num_features, np.float32)
@@ -313,6 +239,7 @@ class MaxPool2d(Module):
     def __init__(
         self, kernel_size: Pair, stride: Pair | None = None, padding: Pair = 0
     ) -> None:
+        windows(type(self).__name__, kernel_size, stride, padding)
         self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
 
     def forward(self, x: Tensor) -> Tensor:
@@ -326,6 +253,7 @@ class AvgPool2d(Module):
     def __init__(
         self, kernel_size: Pair, stride: Pair | None = None, padding: Pair = 0
     ) -> None:
+        windows(type(self).__name__, kernel_size, stride, padding)
         self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
 
     def forward(self, x: Tensor) -> Tensor:
@@ -353,7 +281,8 @@ class Dropout(Module):
     """Dropout with its own generator, see :func:`tinyflow.ops.dropout`."""
 
     def __init__(self, p: float = 0.5, *, rng: Rng) -> None:
-        self.p = p
+        op = type(self).__name__
+        self.p, rng = number(op, p, "p", 0, 1), _source(op, rng)
         self.generator = None if rng is None else rng.spawn(1)[0]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -374,6 +303,9 @@ class SqueezeExcitation(Module):
     """
 
     def __init__(self, channels: int, squeezed: int, *, rng: Rng) -> None:
+        op = type(self).__name__
+        channels = whole(op, channels, "channels", 1)
+        squeezed, rng = whole(op, squeezed, "squeezed", 1), _source(op, rng)
         self.fc1 = Conv2d(channels, squeezed, 1, rng=rng)
         self.fc2 = Conv2d(squeezed, channels, 1, rng=rng)
 
@@ -439,8 +371,14 @@ def chain(modules: Iterable[Module], x: Any) -> Any:
     return x if waiting is None else waiting(x)
 
 
+def _source(op: str, rng: Any) -> Rng:
+    """Checked `rng`."""
+    return None if rng is None else generator_of(op, rng, "rng")
+
+
 def normal(rng: Rng, shape: Iterable[int], std: float) -> Tensor:
     """A float32 parameter drawn from N(0, std²)."""
+    rng = _source("normal", rng)
     if rng is None:
         return Tensor(np.zeros(tuple(shape), np.float32), requires_grad=True)
     draw = rng.standard_normal(tuple(shape), dtype=np.float32)

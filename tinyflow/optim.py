@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from tinyflow.backend import Array, array_module, asarray, device_of
 from tinyflow.kernels.engine import Engine, Entry, Options, engine
-from tinyflow.tensor import Tensor
+from tinyflow.ops.arguments import number, shown
+from tinyflow.signals import deferred
+from tinyflow.state import fitting, needs_mapping, whole_number
+from tinyflow.tensor import Tensor, square
 
 Parameters: TypeAlias = Iterable[Tensor] | Iterable[tuple[str, Tensor]]
 
@@ -24,11 +27,16 @@ class Optimizer:
 
     Args:
         parameters: tensors, or (name, tensor) pairs as ``model.named_parameters()``
-            gives them; a tensor listed twice is updated once.
+            gives them. Which is which is told by identity: a tensor listed twice is
+            updated once, and of several with one name the later are called ``name#2``,
+            ``name#3``, ….
         lr: learning rate; assign to ``optimizer.lr`` to follow a schedule.
         weight_decay: λ.
 
-    An option out of its range is a ValueError.
+    Raises:
+        ValueError: an option is out of its range, or nothing could be trained: there is
+            no parameter, none that requires a gradient, or one that is no leaf.
+        TypeError: something else than tensors or pairs was given.
     """
 
     slots: tuple[str, ...] = ()
@@ -37,15 +45,24 @@ class Optimizer:
     def __init__(
         self, parameters: Parameters, lr: float, weight_decay: float = 0.0
     ) -> None:
-        self.lr = _at_least_zero("lr", lr)
-        self.weight_decay = _at_least_zero("weight_decay", weight_decay)
-        self.parameters: dict[str, Tensor] = {}
-        for index, entry in enumerate(parameters):
-            name, p = entry if isinstance(entry, tuple) else (str(index), entry)
-            if p not in self.parameters.values():
-                self.parameters[name] = p
+        self.lr = number(type(self).__name__, lr, "lr", 0)
+        self.weight_decay = number(type(self).__name__, weight_decay, "weight_decay", 0)
+        self.parameters = named_tensors(parameters, type(self).__name__)
+        for name, p in self.parameters.items():
+            if p.node.op != "leaf":
+                raise ValueError(
+                    f"{type(self).__name__}: {name!r} is the result of {p.node.op!r}, "
+                    "not a parameter; give the tensors it was computed from"
+                )
+        if not any(p.requires_grad for p in self.parameters.values()):
+            what = "none requires a gradient" if self.parameters else "there is none"
+            raise ValueError(
+                f"{type(self).__name__} got no parameter to train ({what}): give "
+                "model.named_parameters() of a model whose layers are its attributes"
+            )
         self.steps: dict[str, int] = {}
         self.state: dict[str, dict[str, Array]] = {}
+        self._kept_for: dict[str, Array] = {}  # whose state it is, as it lies in memory
 
     def zero_grad(self) -> None:
         """Forget all gradients; one that is not used in the next step stays None."""
@@ -56,21 +73,50 @@ class Optimizer:
         """Update every parameter that has a gradient; leave the others as they are.
 
         As in PyTorch a parameter without a gradient does not decay, its state does not
-        age, and its step is not counted.
+        age, and its step is not counted. Gradients are not checked here: one that is
+        not finite spoils what it updates (``train_step`` refuses it).
+
+        All or nothing: what can fail comes before the first write, and Ctrl-C waits.
+
+        Raises:
+            ValueError: a parameter has changed its shape since its first step, or may
+                not be written to; nothing has been updated then.
         """
+        trained: dict[str, Tensor] = {}
         waiting: dict[Engine, tuple[list[Entry], list[Options]]] = {}
         for name, p in self.parameters.items():
-            g = p.grad
-            if g is None:
+            if (g := p.grad) is None:
                 continue
-            if name not in self.state:
-                self.state[name] = self._fresh(p.data)
-            self.steps[name] = t = self.steps.get(name, 0) + 1
+            if self._kept_for.get(name) is not p.data:  # the first step, or it moved
+                self._prepare(name, p)
+            trained[name] = p
             entries, options = waiting.setdefault(engine(p.data), ([], []))
             entries.append((p.data, g, *self.state[name].values()))
-            options.append(self._options(t))
-        for run, (entries, options) in waiting.items():
-            self._update(run, entries, options)
+            options.append(self._options(self.steps.get(name, 0) + 1))
+        with deferred():
+            for name, p in trained.items():
+                self.steps[name] = self.steps.get(name, 0) + 1
+                p.node.version += 1
+            for run, (entries, options) in waiting.items():
+                self._update(run, entries, options)
+
+    def _prepare(self, name: str, p: Tensor) -> None:
+        """State for a parameter: zeros, or that from before it moved, moved too."""
+        if isinstance(p.data, np.ndarray) and not p.data.flags.writeable:
+            raise ValueError(
+                f"{name!r} cannot be updated, its array is read-only: give it a copy, "
+                "p.data = p.data.copy()"
+            )
+        fresh = self._fresh(p.data)
+        for slot, array in self.state.get(name, {}).items():
+            if array.shape != p.shape:
+                raise ValueError(
+                    f"{name!r} has shape {p.shape} now and had {array.shape} when its "
+                    f"{slot} was kept: make a new {type(self).__name__}"
+                )
+            fresh[slot][...] = asarray(array, device_of(p.data))
+        self.state[name] = fresh
+        self._kept_for[name] = p.data
 
     def _options(self, t: int) -> Options:
         """The numbers of a parameter's t-th step, t from 1."""
@@ -86,36 +132,40 @@ class Optimizer:
         return {slot: array_module(p).zeros_like(p) for slot in self.slots}
 
     def state_dict(self) -> dict[str, Array]:
-        """The state, without options: ``<slot>/<parameter>``, ``steps/<parameter>``."""
+        """The state, without options: ``<slot>/<parameter>``, ``steps/<parameter>``.
+
+        Copies in C order, for any file format; see :func:`tinyflow.save`.
+        """
         found: dict[str, Array] = {}
         for name, steps in self.steps.items():
             found[f"steps/{name}"] = np.asarray(steps)
             for slot, array in self.state[name].items():
-                found[f"{slot}/{name}"] = array
+                found[f"{slot}/{name}"] = array.copy(order="C")
         return found
 
-    def load_state_dict(self, state: Mapping[str, Array]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Copy what :meth:`state_dict` gave, to this optimiser's devices and dtypes.
 
-        ValueError if a name or a shape does not fit; nothing has been copied then.
+        Raises:
+            ValueError: a name, a shape or a dtype does not fit, or a value is not
+                finite; nothing has been copied then.
         """
+        needs_mapping("load_state_dict", state)
         names = [n for n in self.parameters if f"steps/{n}" in state]
         expected = {f"{s}/{n}" for n in names for s in ("steps", *self.slots)}
-        if wrong := sorted(expected ^ state.keys())[:3]:
+        if wrong := sorted(expected ^ {str(key) for key in state})[:3]:
             raise ValueError(
                 f"this is not the state of {type(self).__name__} over these "
                 f"parameters: missing or unknown are {wrong}"
             )
-        for n, slot in ((n, slot) for n in names for slot in self.slots):
-            have, want = state[f"{slot}/{n}"].shape, self.parameters[n].shape
-            if have != want:
-                raise ValueError(f"{slot}/{n} has shape {have}, {n} has {want}")
-        self.steps = {n: int(state[f"steps/{n}"]) for n in names}
-        self.state = {}
+        steps = {n: whole_number(f"steps/{n}", state[f"steps/{n}"]) for n in names}
+        fresh, kept = {}, {}
         for n in names:
-            self.state[n] = self._fresh(self.parameters[n].data)
-            for slot, array in self.state[n].items():
-                array[...] = asarray(state[f"{slot}/{n}"], device_of(array))
+            kept[n] = self.parameters[n].data
+            fresh[n] = self._fresh(kept[n])
+            for slot, array in fresh[n].items():
+                array[...] = fitting(f"{slot}/{n}", state[f"{slot}/{n}"], array)
+        self.steps, self.state, self._kept_for = steps, fresh, kept
 
 
 class SGD(Optimizer):
@@ -143,8 +193,8 @@ class SGD(Optimizer):
         dampening: float = 0.0,
     ) -> None:
         super().__init__(parameters, lr, weight_decay)
-        self.momentum = _at_least_zero("momentum", momentum)
-        self.dampening = _at_least_zero("dampening", dampening)
+        self.momentum = number(type(self).__name__, momentum, "momentum", 0)
+        self.dampening = number(type(self).__name__, dampening, "dampening", 0)
         self.nesterov = nesterov
         if nesterov and (momentum == 0 or dampening != 0):
             raise ValueError("nesterov needs a momentum above 0 and dampening 0")
@@ -191,8 +241,11 @@ class Adam(Optimizer):
         weight_decay: float = 0.0,
     ) -> None:
         super().__init__(parameters, lr, weight_decay)
-        self.eps = _at_least_zero("eps", eps)
-        self.betas = beta1, beta2 = float(betas[0]), float(betas[1])
+        self.eps = number(type(self).__name__, eps, "eps", 0)
+        if not isinstance(betas, (tuple, list)) or len(betas) != 2:
+            raise TypeError(f"Adam: betas must be two numbers, not {shown(betas)}")
+        beta1, beta2 = (number("Adam", b, "betas", 0) for b in betas)
+        self.betas = float(beta1), float(beta2)
         if not (0 <= beta1 < 1 and 0 <= beta2 < 1):
             raise ValueError(f"betas must lie in [0, 1), not {betas}")
 
@@ -234,34 +287,90 @@ class AdamW(Adam):
         return {**super()._options(t), "decay": 0.0, "shrink": shrink}
 
 
-def grad_norm(parameters: Iterable[Tensor]) -> float:
-    """√(Σ ‖g‖²) over all gradients there are; 0 if there is none."""
-    flat = [p.grad.ravel(order="K") for p in parameters if p.grad is not None]
-    if not flat:
+def named_tensors(parameters: Any, who: str) -> dict[str, Tensor]:
+    """Each tensor once, by name: its own, or its number in the list.
+
+    TypeError if `who` was given anything else than tensors or (name, tensor) pairs.
+    """
+    if isinstance(parameters, (Tensor, Mapping)) or not isinstance(
+        parameters, Iterable
+    ):
+        raise TypeError(_not_parameters(who, type(parameters).__name__))
+    found: dict[str, Tensor] = {}
+    known = set()
+    for index, entry in enumerate(parameters):
+        match entry:
+            case Tensor():
+                name, p = str(index), entry
+            case (str(), Tensor()):
+                name, p = entry
+            case _:
+                raise TypeError(_not_parameters(who, f"{type(entry).__name__} in it"))
+        if p.node not in known:
+            known.add(p.node)
+            unique, count = name, 1
+            while unique in found:
+                unique, count = f"{name}#{count + 1}", count + 1
+            found[unique] = p
+    return found
+
+
+def _not_parameters(who: str, what: str) -> str:
+    return (
+        f"{who} takes a list of tensors or of (name, tensor) pairs, such as "
+        f"model.named_parameters(), not {what}; groups with options of their own need "
+        "an optimiser each"
+    )
+
+
+def grad_norm(parameters: Parameters) -> float:
+    """√(Σ ‖g‖²) over all gradients there are, each tensor once; 0 if there is none.
+
+    Not finite only if a gradient is not: where squares overflow it is taken in units of
+    the largest entry.
+    """
+    tensors = named_tensors(parameters, "grad_norm").values()
+    found = [p.grad for p in tensors if p.grad is not None]
+    if not found:
         return 0.0
-    squares = array_module(flat[0]).stack([g @ g for g in flat])  # one transfer
-    return math.sqrt(float(squares.sum(dtype="float64")))
+    xp = array_module(found[0])
+    with np.errstate(over="ignore", invalid="ignore"):
+        squares = xp.stack([square(g) for g in found])  # one transfer
+        norm = math.sqrt(float(squares.sum(dtype="float64")))
+        if math.isfinite(norm):
+            return norm
+        largest = max(float(abs(g).max()) for g in found if g.size)
+        if not math.isfinite(largest):
+            return norm
+        units = [g.astype("float64") / largest for g in found]
+        return largest * math.sqrt(sum(float(square(g)) for g in units))
 
 
-def clip_grad_norm(parameters: Iterable[Tensor], max_norm: float) -> float:
+def clip_grad_norm(
+    parameters: Parameters, max_norm: float, norm: float | None = None
+) -> float:
     """Scale all gradients by min(1, max_norm / (norm + 10⁻⁶)), as PyTorch does.
 
-    They are replaced, not written to. Returns the norm before; `max_norm` must be above
-    0 (ValueError).
+    They are replaced, not written to. Returns the norm before, which may be given if it
+    is known.
+
+    Raises:
+        ValueError: `max_norm` is not above 0.
+        FloatingPointError: a gradient is not finite, which no factor mends; all are as
+            they were.
     """
     if not max_norm > 0:
         raise ValueError(f"max_norm must be above 0, not {max_norm}")
-    parameters = list(parameters)
-    norm = grad_norm(parameters)
+    tensors = named_tensors(parameters, "clip_grad_norm")
+    norm = grad_norm(tensors.values()) if norm is None else norm
+    if not math.isfinite(norm):
+        bad = [n for n, p in tensors.items() if not math.isfinite(grad_norm([p]))]
+        raise FloatingPointError(
+            f"the gradient's norm became {norm}: that of {bad[0]!r} is not finite"
+        )
     scale = float(max_norm) / (norm + 1e-6)
     if scale < 1:
-        for p in parameters:
+        for p in tensors.values():
             if p.grad is not None:
                 p.node.grad = p.grad * scale
     return norm
-
-
-def _at_least_zero(name: str, number: float) -> float:
-    if not (math.isfinite(number) and number >= 0):
-        raise ValueError(f"{name} must be a finite number of 0 or more, not {number}")
-    return float(number)

@@ -8,9 +8,7 @@ in the same order. The tape knows nothing of any operator: an operator hands
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from contextvars import ContextVar
 from types import ModuleType
 from typing import Any
@@ -18,9 +16,19 @@ from typing import Any
 import numpy as np
 
 from tinyflow import sweep
-from tinyflow.backend import Array, array_module, numbers
-from tinyflow.kernels.engine import engine
-from tinyflow.tensor import Edge, Node, Pullback, TapeError, Tensor, square
+from tinyflow.backend import Array, array_module
+from tinyflow.names import Names
+from tinyflow.seen import Seen
+from tinyflow.tensor import (
+    Edge,
+    Node,
+    Pullback,
+    TapeError,
+    Tensor,
+    frozen,
+    needs_tensor,
+    value,
+)
 
 LEAVES, STATISTICS, TENSORS, EDGES = "leaves", "statistics", "tensors", "edges"
 RETAIN = (LEAVES, STATISTICS, TENSORS, EDGES)
@@ -43,9 +51,18 @@ def record(op: str, data: Array, inputs: Sequence[Any], pullback: Pullback) -> T
         inputs: one entry per input slot; anything but a Tensor is a constant.
         pullback: see :data:`tinyflow.tensor.Pullback`. It may answer in the broadcast
             shape; the tape sums each message to its producer's shape.
+
+    Raises:
+        TypeError: `data` is not an array.
     """
-    if isinstance(data, np.generic):  # NumPy hands out scalars for 0-d results
-        data = np.asarray(data)
+    if not isinstance(data, np.ndarray):
+        if isinstance(data, np.generic):  # NumPy hands out scalars for 0-d results
+            data = np.asarray(data)
+        elif not hasattr(data, "__cuda_array_interface__"):
+            raise TypeError(
+                f"record: the value of {op!r} must be an array, not "
+                f"{type(data).__name__}; of a Tensor give its .data"
+            )
     tape = _ACTIVE.get()
     if tape is None:
         return Tensor.at(data, Node(op, data, requires_grad=False))
@@ -60,13 +77,14 @@ def fusing() -> bool:
 
 def mark(x: Tensor, name: str) -> Tensor:
     """Make `x` findable as ``tape["<module path>.<name>"]``; returns `x`."""
+    needs_tensor("mark", x)
     tape = _ACTIVE.get()
     if tape is not None:
         tape.names[tape.path(name)] = x.node
     return x
 
 
-class Tape:
+class Tape(Names):
     """Records operators while it is active and sends gradients back through them.
 
     ::
@@ -86,6 +104,10 @@ class Tape:
             between them is then not on the tape. For training loops, with "leaves".
         check: debug mode: recorded values and messages are made read-only (NumPy), so
             that an operator which writes to an array the tape has seen fails at once.
+
+    Whatever the options, a parameter, input or constant that is written to between
+    forward and backward is noticed, by backward; with ``fuse`` or on a GPU only what an
+    optimiser or a module wrote is, and between two passes backward anything (NumPy).
     """
 
     def __init__(
@@ -95,18 +117,16 @@ class Tape:
             raise ValueError(f"retain must be one of {RETAIN}, not {retain!r}")
         if fuse and retain != LEAVES:
             raise ValueError(f"fuse=True hides what retain={retain!r} asks for")
+        super().__init__()
         self.retain = retain
         self.fuse = fuse
         self.check = check
         self.nodes: list[Node] = []
-        self.names: dict[str, Node] = {}
-        self.uses: dict[Node, list[Edge]] = {}
         self._keeps_values = retain in (TENSORS, EDGES)
         self._watched: set[Node] = set()
-        self._scope: list[str] = []
-        self._counts: dict[str, int] = {}
         self._module: ModuleType = np
         self._released = False
+        self._seen = Seen(later=fuse)
         self._tokens: list[Any] = []
 
     # --- recording -----------------------------------------------------------------
@@ -120,31 +140,9 @@ class Tape:
 
     def watch(self, x: Tensor) -> Tensor:
         """Ask for the gradient of a leaf that does not require one (the images)."""
+        needs_tensor("Tape.watch", x)
         self._watched.add(x.node)
         return x
-
-    def path(self, name: str) -> str:
-        """`name` below the path of the module being run."""
-        return f"{self._scope[-1]}.{name}" if self._scope and self._scope[-1] else name
-
-    def at_root(self) -> bool:
-        """Whether no module is running."""
-        return not self._scope
-
-    @contextmanager
-    def scope(self, path: str) -> Iterator[None]:
-        """Names recorded inside are prefixed with `path`."""
-        self._scope.append(path)
-        try:
-            yield
-        finally:
-            self._scope.pop()
-
-    def unique(self, name: str) -> str:
-        """`name`, or ``name#2``, ``name#3`` … if it has been given before."""
-        count = self._counts.get(name, 0) + 1
-        self._counts[name] = count
-        return f"{name}#{count}" if count > 1 else name
 
     def _record(
         self, op: str, data: Array, inputs: Sequence[Any], pullback: Pullback
@@ -156,7 +154,10 @@ class Tape:
         if self._keeps_values:
             node.value = data
         if self.check and isinstance(data, np.ndarray):
-            data.flags.writeable = False
+            if any(value(x) is data for x in inputs):
+                data = frozen(data)  # the caller's own array stays as it is
+            else:
+                data.flags.writeable = False
         node.need = tuple(
             isinstance(x, Tensor) and (x.requires_grad or x.node in self._watched)
             for x in inputs
@@ -169,12 +170,7 @@ class Tape:
         node.requires_grad = True
         node.index = len(self.nodes)
         node.pullback = pullback
-        node.edges = tuple(
-            Edge(x.node, node.index, slot, node.name, x.label)
-            if isinstance(x, Tensor)
-            else Edge(_CONSTANT, node.index, slot, node.name, "")
-            for slot, x in enumerate(inputs)
-        )
+        node.edges = tuple(self._edge(node, *use) for use in enumerate(inputs))
         for edge, needed in zip(node.edges, node.need, strict=True):
             if needed:
                 self.uses.setdefault(edge.producer, []).append(edge)
@@ -183,114 +179,79 @@ class Tape:
         self.nodes.append(node)
         return Tensor.at(data, node)
 
-    # --- looking things up ---------------------------------------------------------
-
-    def __getitem__(self, name: str) -> Node:
-        """The node called `name`; a module path means that module's output."""
-        try:
-            return self.names[name]
-        except KeyError:
-            close = [n for n in self.names if name in n][:6]
-            hint = f"; did you mean {', '.join(close)}?" if close else ""
-            raise TapeError(f"nothing on the tape is called {name!r}{hint}") from None
-
-    def node(self, x: Tensor | Node | str) -> Node:
-        """The node of a tensor, or the one with that name."""
-        if isinstance(x, str):
-            return self[x]
-        return x.node if isinstance(x, Tensor) else x
-
-    def edges(self, of: Tensor | Node | str, label: str | None = None) -> list[Edge]:
-        """The edges into a tensor, in the order in which they were recorded."""
-        found = self.uses.get(self.node(of), [])
-        return [e for e in found if label is None or e.label == label]
-
-    def edge(self, of: Tensor | Node | str, label: str) -> Edge:
-        """The one edge into `of` that carries `label`."""
-        found = self.edges(of, label)
-        if len(found) != 1:
-            raise TapeError(
-                f"{self.node(of).name!r} has {len(found)} edges labelled {label!r}, "
-                "expected one; see tape.edges(...)"
-            )
-        return found[0]
+    def _edge(self, node: Node, slot: int, x: Any) -> Edge:
+        """The use of an input by `node`; what comes from outside is noted."""
+        if isinstance(x, Tensor):
+            producer = x.node
+            if producer.index < 0 and producer not in self._seen:
+                if producer.shape != x.shape or producer.dtype != x.dtype:
+                    producer.shape, producer.dtype = x.shape, x.dtype  # given new data
+                    producer.grad = None
+                self._seen.add(producer, x.data)
+            return Edge(producer, node.index, slot, node.name, x.label)
+        producer = _CONSTANT
+        if getattr(x, "shape", ()):
+            producer = Node("constant", x, requires_grad=False)
+            producer.name = f"input {slot} of {node.name}"
+            self._seen.add(producer, x)
+        return Edge(producer, node.index, slot, node.name, "")
 
     # --- backward ------------------------------------------------------------------
 
     def backward(
-        self, output: Tensor, cotangent: Array | None = None, release: bool = False
+        self,
+        output: Tensor,
+        cotangent: Array | Tensor | None = None,
+        release: bool = False,
+        accumulate: bool = False,
     ) -> None:
         """Send gradients from `output` to everything it was computed from.
 
-        Gradients are set, not accumulated: calling backward twice gives the same
-        values. The gradient of a tensor is the sum of its edges, last recorded use
-        first, bit for bit reproducible on a CPU.
+        Gradients are *set*, where other libraries add: calling backward twice gives the
+        same values. The gradient of a tensor is the sum of its edges, last recorded use
+        first, bit for bit reproducible on a CPU. For a batch in k parts ::
+
+            optimizer.zero_grad()
+            for images, labels in parts:
+                with Tape() as tape:
+                    loss = cross_entropy(model(Tensor(images)), labels) * (1 / k)
+                tape.backward(loss, release=True, accumulate=True)
+            optimizer.step()
 
         Args:
             output: usually the loss.
             cotangent: ∂L/∂output, ones by default (then `output` must have one entry).
             release: drop each node, and what it saved, as soon as it is passed. The
                 tape cannot be used again: this is what a training loop wants.
+            accumulate: add to the gradients that leaves have already. Not where edges
+                are retained, which add up to the gradient of one pass.
 
         Raises:
-            TapeError: `output` is not on this tape, or the tape was released.
+            TapeError: `output` is not on this tape, the tape was released, the
+                cotangent does not fit, or a leaf was written to since it was recorded.
         """
+        if accumulate and self.retain == EDGES:
+            raise TapeError(
+                "accumulate=True adds to gradients of other tapes, of which the edges "
+                'of this one know nothing: use a Tape with another retain than "edges"'
+            )
         start, seed = self._start(output, cotangent)
-        keep_edges = self.retain == EDGES
-        norms = self.retain in (STATISTICS, TENSORS)  # with edges kept, on demand
-        self._forget_gradients()
+        later = release and (self.fuse or self._module is not np)
+        self._seen.unchanged(None if later else self.nodes[: start.index + 1])
+        self._forget_gradients(leaves=not accumulate)
         if release:
             self._released = True
+            self._seen.forget()
             if self.retain == LEAVES:
                 self.names.clear()
                 self.uses.clear()
             del self.nodes[start.index + 1 :]
-        squares: dict[Node | Edge, Array] = {}  # of norms; read at the end, at once
-        pending: dict[Node, Array] = {start: seed}
-        own: set[Node] = set()  # sums made here: the only arrays added to in place
-        for index in range(start.index, -1, -1):
-            node = self.nodes.pop() if release else self.nodes[index]
-            g = pending.pop(node, None)
-            own.discard(node)
-            if g is not None:
-                if self._keeps_values:
-                    node.grad = g
-                if norms and node not in squares:
-                    squares[node] = square(g)
-                for edge, message in reversed(self.messages(node, g, node.need)):
-                    if keep_edges:
-                        edge.grad = message
-                    there = pending.get(edge.producer)
-                    if norms:
-                        squares[edge] = size = square(message)
-                        # A single message is the gradient, and so is its norm.
-                        if there is None:
-                            squares[edge.producer] = size
-                        else:
-                            squares.pop(edge.producer, None)
-                    if there is None:
-                        pending[edge.producer] = message
-                    elif edge.producer in own:
-                        engine(there).add(there, message, out=there)
-                        pending[edge.producer] = there
-                    else:
-                        pending[edge.producer] = engine(there).add(there, message)
-                        own.add(edge.producer)
-                    del message, there
-                del g
-            if release:
-                node.pullback = None
-        for leaf, g in pending.items():
-            leaf.grad = g
-            if norms and leaf not in squares:
-                squares[leaf] = square(g)
-        for part, found in zip(squares, numbers(*squares.values()), strict=True):
-            part.norm = math.sqrt(found)
+        sweep.gradients(self, start, seed, release, accumulate)
 
     def pullback(
         self,
         output: Tensor | Node | str,
-        cotangent: Array | None = None,
+        cotangent: Array | Tensor | None = None,
         *,
         to: Tensor | Node | str,
         through: Iterable[Edge] | None = None,
@@ -330,12 +291,13 @@ class Tape:
     def graded_pullback(
         self,
         output: Tensor | Node | str,
-        cotangent: Array | None = None,
+        cotangent: Array | Tensor | None = None,
         *,
         to: Tensor | Node | str,
         grade: Callable[[Edge], tuple[int, ...] | None],
         cap: int | None = None,
         scale: dict[Edge, float] | None = None,
+        visit: Callable[[Node], None] = lambda node: None,
     ) -> dict[tuple[int, ...], Array]:
         """The pullback, sorted by how often each kind of edge was crossed.
 
@@ -352,46 +314,18 @@ class Tape:
             grade: the kind of an edge.
             cap: totals saturate here, which bounds the cost.
             scale: factors for some edges, as in :meth:`pullback`.
+            visit: called with every node on the way, last one first.
         """
         start, seed = self._start(output, cotangent)
         goal = self.node(to)
-        return sweep.graded(self, start, seed, goal, grade, cap, scale or {})
+        self._seen.unchanged(self.nodes[max(goal.index, 0) : start.index + 1])
+        return sweep.graded(self, start, seed, goal, grade, cap, scale or {}, visit)
 
     def messages(
         self, node: Node, g: Array, need: tuple[bool, ...]
     ) -> list[tuple[Edge, Array]]:
-        """What `node` sends to each input that is needed, given its cotangent `g`.
-
-        The one place where a message is reduced to its producer's shape.
-        """
-        if node.pullback is None:
-            raise TapeError(f"{node.name!r} was released by an earlier backward")
-        if self.check and isinstance(g, np.ndarray):
-            g.flags.writeable = False
-        answered = node.pullback(g, need)
-        if len(answered) != len(node.edges):
-            raise TapeError(
-                f"the pullback of {node.op!r} answered {len(answered)} messages for "
-                f"{len(node.edges)} inputs"
-            )
-        sent = []
-        for edge, needed, m in zip(node.edges, need, answered, strict=True):
-            if not needed:
-                continue
-            if m is None:
-                raise TapeError(f"{node.op!r} sent nothing to its input {edge.slot}")
-            m = sweep.sum_to(
-                np.asarray(m) if isinstance(m, np.generic) else m, edge.producer.shape
-            )
-            if m.dtype != edge.producer.dtype or m.shape != edge.producer.shape:
-                raise TapeError(
-                    f"{node.op!r} sent {m.dtype}{m.shape} to its input {edge.slot}, "
-                    f"which is {edge.producer.dtype}{edge.producer.shape}"
-                )
-            if self.check and isinstance(m, np.ndarray):
-                m.flags.writeable = False
-            sent.append((edge, m))
-        return sent
+        """What `node` sends to each input that is needed, given its cotangent `g`."""
+        return sweep.messages(node, g, need, self.check or self._keeps_values)
 
     # --- conservation --------------------------------------------------------------
 
@@ -403,24 +337,12 @@ class Tape:
         """
         if self.retain != EDGES:
             raise TapeError('conservation is checked on a Tape(retain="edges")')
-        sizes: dict[str, tuple[Array, Array]] = {}
-        for node, edges in self.uses.items():
-            total: Array | None = None
-            for edge in reversed(edges):
-                if edge.grad is not None:
-                    total = edge.grad if total is None else total + edge.grad
-            if node.grad is not None and total is not None:
-                sizes[node.name] = square(node.grad - total), square(node.grad)
-        found = iter(numbers(*(size for pair in sizes.values() for size in pair)))
-        return {
-            name: math.sqrt(missed) / (math.sqrt(size) or 1.0)
-            for name, missed, size in zip(sizes, found, found, strict=True)
-        }
+        return sweep.closure(self)
 
     # --- helpers -------------------------------------------------------------------
 
     def _start(
-        self, output: Tensor | Node | str, cotangent: Array | None
+        self, output: Tensor | Node | str, cotangent: Array | Tensor | None
     ) -> tuple[Node, Array]:
         """Check that backward can begin at `output`; its node and first cotangent."""
         if self._released:
@@ -438,16 +360,23 @@ class Tape:
                     "shape, or reduce it to a scalar first"
                 )
             return node, self._module.ones(node.shape, node.dtype)
-        if cotangent.shape != node.shape or cotangent.dtype != node.dtype:
+        given = cotangent.data if isinstance(cotangent, Tensor) else cotangent
+        form = f"{node.dtype}{node.shape}"
+        if array_module(given) is not self._module or not hasattr(given, "dtype"):
             raise TapeError(
-                f"the cotangent of {node.name!r} must be {node.dtype}{node.shape}, "
-                f"not {cotangent.dtype}{cotangent.shape}"
+                f"the cotangent of {node.name!r} must be an array {form} of "
+                f"{self._module.__name__}, not {type(given).__name__}"
             )
-        return node, cotangent
+        if given.shape != node.shape or given.dtype != node.dtype:
+            raise TapeError(
+                f"the cotangent of {node.name!r} must be {form}, "
+                f"not {given.dtype}{given.shape}"
+            )
+        return node, self._module.array(given, order="K")  # a gradient may be it
 
-    def _forget_gradients(self) -> None:
+    def _forget_gradients(self, leaves: bool) -> None:
         """Clear what an earlier backward left, so that unused branches hold None."""
-        for node in (*self.nodes, *self.uses):  # leaves are in uses alone
+        for node in (*self.nodes, *(self.uses if leaves else ())):
             node.grad = None
             for edge in node.edges:
                 edge.grad = None

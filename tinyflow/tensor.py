@@ -1,4 +1,4 @@
-"""Tensor, Node, Edge: an array, its place on the tape, and each use made of it.
+"""Tensor: an array, and its place on the tape.
 
 A :class:`Tensor` is an array plus its :class:`Node`, the place where the value stands
 on the tape. Each *use* of a tensor is an :class:`Edge`, (consumer, input slot) →
@@ -8,151 +8,90 @@ producer, and what the consumer sent back through it is the edge's gradient.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Callable, Iterator
+from functools import partialmethod
+from operator import eq, ge, gt, le, lt, ne
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tinyflow.backend import Array
+from tinyflow.node import Edge, Node, Pullback, TapeError, l2_norm, square
 
-Pullback: TypeAlias = Callable[[Array, tuple[bool, ...]], Sequence[Array | None]]
-"""``pullback(g, need)``: the cotangent of the output to one message per input slot.
+__all__ = [
+    "Edge",
+    "Node",
+    "Pullback",
+    "TapeError",
+    "Tensor",
+    "fork",
+    "frozen",
+    "l2_norm",
+    "needs_tensor",
+    "plain_array",
+    "square",
+    "value",
+]
 
-A slot whose `need` is false may be answered with None; it is then not computed.
-"""
 
+def plain_array(data: Any, what: str) -> Array:
+    """`data` as an array of real numbers; itself, not a copy, if it is one.
 
-class TapeError(RuntimeError):
-    """A question the tape cannot answer; the message says why and what to do."""
+    `what` names it in the error.
 
-
-def square(array: Array) -> Array:
-    """‖array‖₂², a single number that stays where `array` is.
-
-    Read in the order in which it lies in memory.
+    Raises:
+        TypeError: no numbers, complex ones, rows of different lengths, a mask (which
+            would be lost), or a Tensor.
     """
-    flat = array.ravel(order="K")
-    result: Array = flat @ flat
-    return result
+    if type(data) is np.ndarray and data.dtype.kind in "fiu" and data.dtype.isnative:
+        return data  # nearly always
+    if hasattr(data, "__cuda_array_interface__"):
+        device: Array = data
+        return device
+    if isinstance(data, Tensor):
+        raise TypeError(
+            f"{what} is a Tensor already; for a leaf of its own give x.data"
+        )
+    mask = getattr(data, "mask", None)
+    if isinstance(mask, np.ndarray) and mask.any():
+        raise TypeError(f"{what} has a mask, which would be lost; fill it first")
+    try:
+        found = np.asarray(data)
+    except Exception as error:  # whatever its __array__ raises
+        raise TypeError(f"{what} cannot become an array of numbers") from error
+    if found.dtype.kind not in "fiub" and found.dtype.name != "bfloat16":
+        raise TypeError(
+            f"{what} must be real numbers (an array, a number, nested lists), not "
+            f"{type(data).__name__} of dtype {found.dtype}"
+        )
+    if not found.dtype.isnative:
+        found = found.astype(found.dtype.newbyteorder("="))
+    return found
 
 
-def l2_norm(array: Array) -> float:
-    """‖array‖₂; on a GPU this waits for it, see :func:`square`."""
-    return math.sqrt(float(square(array)))
-
-
-class _Measured:
-    """Something with a gradient, whose norm is noted or computed when asked for."""
-
-    __slots__ = ("_grad", "_norm")
-
-    def __init__(self) -> None:
-        self._grad: Array | None = None
-        self._norm: float | None = None
-
-    @property
-    def grad(self) -> Array | None:
-        """The gradient; setting it forgets the norm of the one before."""
-        return self._grad
-
-    @grad.setter
-    def grad(self, value: Array | None) -> None:
-        self._grad, self._norm = value, None
-
-    @property
-    def norm(self) -> float | None:
-        """The gradient's L2 norm, from retention level "statistics" on."""
-        if self._norm is None and self._grad is not None:
-            self._norm = l2_norm(self._grad)
-        return self._norm
-
-    @norm.setter
-    def norm(self, value: float | None) -> None:
-        self._norm = value
-
-
-class Node(_Measured):
-    """The place of one value on the tape: how it was made and what came back to it.
-
-    Attributes:
-        op: name of the operator, "leaf" for parameters and inputs.
-        name: module path and operator, e.g. ``layer3.2.conv1.conv2d``.
-        shape, dtype: of the value.
-        requires_grad: whether gradients flow to it.
-        index: position on the tape, -1 for a leaf.
-        edges: one per input slot.
-        grad: its gradient after backward, if the tape retained it.
-        norm: the gradient's L2 norm, from retention level "statistics" on.
-        value: the array, kept by the tape from retention level "tensors" on.
-    """
-
-    __slots__ = (
-        "dtype",
-        "edges",
-        "index",
-        "name",
-        "need",
-        "op",
-        "pullback",
-        "requires_grad",
-        "shape",
-        "value",
-    )
-
-    def __init__(self, op: str, value: Array, requires_grad: bool) -> None:
-        super().__init__()
-        self.op = op
-        self.name = op
-        self.shape: tuple[int, ...] = value.shape
-        self.dtype = value.dtype
-        self.requires_grad = requires_grad
-        self.index = -1
-        self.edges: tuple[Edge, ...] = ()
-        self.need: tuple[bool, ...] = ()
-        self.pullback: Pullback | None = None
-        self.value: Array | None = None
-
-    def __repr__(self) -> str:
-        return f"Node({self.name}, shape={self.shape}, dtype={self.dtype})"
-
-
-class Edge(_Measured):
-    """One use of a value: input `slot` of the node at `index` reads `producer`.
-
-    Attributes:
-        producer: the node whose value is used.
-        index, slot: which input of which node of the tape uses it.
-        consumer: that node's name.
-        label: the name given by :func:`fork`, or "".
-        grad: the message sent back: the whole contribution of this use to the
-            producer's gradient, in the producer's shape and dtype.
-        norm: its L2 norm, from retention level "statistics" on.
-    """
-
-    __slots__ = ("consumer", "index", "label", "producer", "slot")
-
-    def __init__(
-        self, producer: Node, index: int, slot: int, consumer: str, label: str
-    ) -> None:
-        super().__init__()
-        self.producer = producer
-        self.index = index
-        self.slot = slot
-        self.consumer = consumer
-        self.label = label
-
-    def __repr__(self) -> str:
-        label = f" ({self.label})" if self.label else ""
-        return f"Edge({self.producer.name} -> {self.consumer}[{self.slot}]{label})"
+def frozen(array: Array) -> Array:
+    """A read-only view (NumPy): writing to it fails, the array itself is as it was."""
+    if isinstance(array, np.ndarray) and array.flags.writeable:
+        array = array.view()
+        array.flags.writeable = False
+    return array
 
 
 class Tensor:
     """An array with a place on the tape.
 
+    It converts like the array it holds (``np.asarray(t)``, ``float(t)``, ``bool(t)``
+    for one element, ``len(t)``, iteration, comparisons); what is computed by NumPy from
+    it is not on the tape.
+
     Args:
         data: the array (NumPy or CuPy), a number, or nested lists of numbers.
         requires_grad: whether gradients flow to it (parameters: yes; images: no).
         name: how the tape lists it.
+
+    Raises:
+        TypeError: `data` holds no numbers, or not floating-point ones where a gradient
+            is required.
     """
 
     __slots__ = ("data", "label", "node")
@@ -161,12 +100,9 @@ class Tensor:
     def __init__(
         self, data: Any, requires_grad: bool = False, name: str = "leaf"
     ) -> None:
-        self.data: Array = data if hasattr(data, "dtype") else np.asarray(data)
-        if requires_grad and self.data.dtype.kind != "f":
-            raise TypeError(
-                f"only floating-point tensors can require a gradient, {name!r} is "
-                f"{self.data.dtype}; convert it first, e.g. with .astype('float32')"
-            )
+        self.data: Array = plain_array(data, "Tensor: data")
+        if requires_grad:
+            _can_learn(self.data, name)
         self.node = Node("leaf", self.data, requires_grad)
         self.node.name = name
         self.label = ""
@@ -180,8 +116,25 @@ class Tensor:
 
     @property
     def grad(self) -> Array | None:
-        """The gradient left here by the last backward, if it was retained."""
+        """The gradient of the last backward, if it was retained; of a leaf read-only.
+
+        A second backward replaces it, where other libraries add to it; to add, e.g.
+        over micro-batches, ask for ``tape.backward(loss, accumulate=True)``. To change
+        it, assign: ``x.grad = 0.5 * x.grad``; None forgets it.
+        """
         return self.node.grad
+
+    @grad.setter
+    def grad(self, new: Any) -> None:
+        node = self.node
+        if new is not None:
+            new = plain_array(value(new), f"the gradient of {node.name!r}")
+            if (new.shape, new.dtype) != (self.shape, self.dtype):
+                raise ValueError(
+                    f"the gradient of {node.name!r} must be {self.dtype}{self.shape}, "
+                    f"not {new.dtype}{new.shape}"
+                )
+        node.grad = new
 
     @property
     def requires_grad(self) -> bool:
@@ -190,31 +143,81 @@ class Tensor:
 
     @requires_grad.setter
     def requires_grad(self, value: bool) -> None:
-        self.node.requires_grad = value
+        if value:
+            _can_learn(self.data, self.node.name)
+        self.node.requires_grad = bool(value)
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the value; images are (N, C, H, W)."""
-        return self.node.shape
+        return self.data.shape
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """Dtype of the value."""
-        return self.node.dtype
+        return self.data.dtype
 
     @property
     def ndim(self) -> int:
         """Number of axes."""
-        return len(self.node.shape)
+        return self.data.ndim
 
     def item(self) -> float:
         """The value of a one-element tensor as a Python number."""
-        return float(self.data.item())
+        return float(self._one("a number").item())
 
     def __repr__(self) -> str:
         return f"Tensor({self.node.name}, shape={self.shape}, dtype={self.dtype})"
 
-    __hash__ = object.__hash__
+    # --- as the array does -----------------------------------------------------------
+
+    def _one(self, what: str) -> Array:
+        if math.prod(self.shape) != 1:
+            raise ValueError(
+                f"only a tensor of one element is {what}; {self.node.name!r} has shape "
+                f"{self.shape}: reduce it first, or ask its .data"
+            )
+        return self.data
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        if not isinstance(self.data, np.ndarray):
+            raise TypeError(
+                f"{self.node.name!r} is on the GPU: take it to the host with "
+                "tinyflow.backend.asnumpy(t.data)"
+            )
+        return np.array(self.data, dtype=dtype, copy=copy)
+
+    def __bool__(self) -> bool:
+        return bool(self._one("true or false").item())
+
+    def __float__(self) -> float:
+        return float(self._one("a number").item())
+
+    def __int__(self) -> int:
+        return int(self._one("a number").item())
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise TypeError(f"{self.node.name!r} is a single number and has no length")
+        return self.shape[0]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (self[i] for i in range(len(self)))
+
+    def __contains__(self, item: Any) -> bool:
+        return bool((self.data == value(item)).any())
+
+    __hash__ = object.__hash__  # a tensor is a key by identity
+
+    def _compare(self, other: Any, how: Callable[[Any, Any], Any]) -> Any:
+        return how(self.data, value(other))  # entry by entry, an array of truths
+
+    __eq__: Any = partialmethod(_compare, how=eq)
+    __ne__: Any = partialmethod(_compare, how=ne)
+    __lt__: Any = partialmethod(_compare, how=lt)
+    __le__: Any = partialmethod(_compare, how=le)
+    __gt__: Any = partialmethod(_compare, how=gt)
+    __ge__: Any = partialmethod(_compare, how=ge)
 
     if TYPE_CHECKING:  # attached by tinyflow.ops: the tape knows no operator
 
@@ -228,8 +231,18 @@ class Tensor:
         def __rtruediv__(self, other: Any) -> Tensor: ...
         def __neg__(self) -> Tensor: ...
         def __pow__(self, exponent: float) -> Tensor: ...
+        def __rpow__(self, base: Any) -> Tensor: ...
         def __matmul__(self, other: Any) -> Tensor: ...
+        def __rmatmul__(self, other: Any) -> Tensor: ...
         def __getitem__(self, index: Any) -> Tensor: ...
+
+
+def _can_learn(array: Array, name: str) -> None:
+    if array.dtype.kind != "f":
+        raise TypeError(
+            f"only floating-point tensors can require a gradient, {name!r} is "
+            f"{array.dtype}; convert it first, e.g. with .astype('float32')"
+        )
 
 
 def fork(x: Tensor, *labels: str) -> tuple[Tensor, ...]:
@@ -241,7 +254,16 @@ def fork(x: Tensor, *labels: str) -> tuple[Tensor, ...]:
         residual, shortcut = fork(x, "residual", "shortcut")
         h = F(residual) + shortcut                  # ∂L/∂x = two named edges
     """
+    needs_tensor("fork", x)
     return tuple(Tensor.at(x.data, x.node, label) for label in labels)
+
+
+def needs_tensor(who: str, x: Any) -> None:
+    """TypeError, in one sentence, unless `x` is a Tensor."""
+    if not isinstance(x, Tensor):
+        raise TypeError(
+            f"{who}: x must be a Tensor, not {type(x).__name__}: wrap it, Tensor(array)"
+        )
 
 
 def value(x: Any) -> Any:

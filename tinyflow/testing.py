@@ -29,8 +29,9 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from tinyflow.backend import Array, array_module
+from tinyflow.ops.arguments import number, shown, whole
 from tinyflow.tape import Tape
-from tinyflow.tensor import TapeError, Tensor, l2_norm
+from tinyflow.tensor import TapeError, Tensor, l2_norm, plain_array
 
 Function: TypeAlias = Callable[..., Tensor]
 
@@ -63,11 +64,14 @@ def check_vjp(
 
     Raises:
         AssertionError: what differs, for which input, and by how much.
+        TypeError, ValueError: an argument with which nothing would be checked.
     """
     name = getattr(function, "__name__", type(function).__name__)
-    xp = array_module(*inputs)
+    tolerance = number("check_vjp", tolerance, "tolerance", 0)
+    directions = whole("check_vjp", directions, "directions", 1)
+    xs = _arrays("check_vjp", function, inputs, eps, order="K")
+    xp = array_module(*xs)
     rng = np.random.default_rng(seed)
-    xs: list[Array] = [xp.array(x, dtype="float64", order="K") for x in inputs]
     y, again = _value(function, xs), _value(function, xs)
     assert y.dtype == np.float64, f"{name}: float64 inputs gave a {y.dtype} output"
     assert _identical(y, again), f"{name}: two evaluations differ; seed it inside"
@@ -111,8 +115,8 @@ def numerical_gradient(
     The cotangent has the shape of the output and is all ones by default; the rest is as
     in :func:`check_vjp`. Costs two evaluations an entry: for small inputs.
     """
-    xp = array_module(*inputs)
-    xs: list[Array] = [xp.array(x, dtype="float64") for x in inputs]
+    xs = _arrays("numerical_gradient", function, inputs, eps)
+    xp = array_module(*xs)
     u = 1.0 if cotangent is None else cotangent
     grads = []
     for x in xs:
@@ -141,8 +145,26 @@ def spaced(*shape: int, low: float = -2.0, high: float = 2.0, seed: int = 0) -> 
     return result
 
 
+def _arrays(
+    op: str, function: Any, inputs: Sequence[Any], eps: Any, **order: Any
+) -> list[Array]:
+    """The inputs as float64 copies, once the other arguments make sense."""
+    if not callable(function):
+        raise TypeError(f"{op}: function must be one, not {shown(function)}")
+    if not number(op, eps, "eps", 0):
+        raise ValueError(f"{op}: eps must not be zero")
+    if not inputs:
+        raise ValueError(f"{op}: inputs must hold at least one array")
+    found = [plain_array(x, f"{op}: inputs[{i}]") for i, x in enumerate(inputs)]
+    xp = array_module(*found)
+    return [xp.array(x, dtype="float64", **order) for x in found]
+
+
 def _value(function: Function, arrays: Sequence[Array]) -> Array:
-    return function(*(Tensor(a) for a in arrays)).data
+    y = function(*(Tensor(a) for a in arrays))
+    if not isinstance(y, Tensor):
+        raise TypeError(f"the function checked must return a Tensor, not {shown(y)}")
+    return y.data
 
 
 def _gradients(
@@ -172,6 +194,9 @@ def _gradients(
                 [xp.zeros_like(x.data) if x.grad is None else x.grad.copy() for x in xs]
             )
     except TapeError as error:
+        pairs = zip(before, (*arrays, u), strict=True)
+        if not all(_identical(was, a) for was, a in pairs):
+            raise AssertionError(f"{name} changed an array it was given") from error
         raise AssertionError(f"{name}: {error}") from error
     except ValueError as error:
         if "read-only" not in str(error):

@@ -3,117 +3,43 @@
 from __future__ import annotations
 
 import math
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 
-from tinyflow import __version__, flow
-from tinyflow.backend import choose_device, explain
+from tinyflow import flow
+from tinyflow.commands import ending
+from tinyflow.commands.analysis import PROGRAM, Analysis, analysis
+from tinyflow.commands.options import NewFolder, shared
+from tinyflow.commands.parsing import fail, kinds, named
 from tinyflow.flow import compare as sides
-from tinyflow.flow import figures, report, tables
-from tinyflow.flow.claims import to_rows
-from tinyflow.flow.options import shared
-from tinyflow.flow.series import described, judged, say, sweep
-from tinyflow.flow.subject import (
-    FOUR,
-    Settings,
-    Subject,
-    as_flow_error,
-    conditions,
-    look,
+from tinyflow.flow import tables
+from tinyflow.flow.claims import CLAIMS, to_rows
+from tinyflow.flow.counterfactual import BRANCHES, check_branch
+from tinyflow.flow.series import (
+    check_claims,
+    check_sweep,
+    chosen_setup,
+    described,
+    judged,
+    sweep,
 )
+from tinyflow.flow.settings import FOUR, Settings
+from tinyflow.flow.subject import Subject
 
+COMMAND, GROUP = kinds(PROGRAM)
+JUDGED = "The papers' claims, judged; minutes a seed."
+LISTED = "\n".join(CLAIMS)
 app = typer.Typer(
+    cls=GROUP,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-
-class Analysis:
-    """One analysis on its way: what it measured, and what it will leave behind.
-
-    Attributes:
-        errors: every closure error met; the largest is what the run is judged by.
-        folder: where files go.
-    """
-
-    def __init__(self, settings: Settings, folder: report.Folder) -> None:
-        self.settings, self.folder = settings, folder
-        self.errors: list[float] = []
-        self.content: dict[str, Any] = {}
-
-    def draw(self, name: str, figure: Any) -> None:
-        """Save a figure as PNG and SVG."""
-        figures.save(figure, self.folder.partial / name)
-
-    def subjects(self, default: Sequence[str]) -> Iterator[Subject]:
-        """Each network probed, one after the other, saying so on a terminal."""
-        for name in self.settings.names(tuple(default)):
-            say(f"looking at {name or self.settings.checkpoint} …")
-            yield look(self.settings, name)
-
-
-@contextmanager
-def analysis(what: str, settings: Settings, output: Path | None) -> Iterator[Analysis]:
-    """Run an analysis; write its folder; judge conservation; turn errors into exits."""
-    try:
-        settings.validate()
-        report.check_output(output)
-        if what != "training":  # which reads a file and computes nothing
-            with as_flow_error():
-                device, reason = choose_device(settings.device)
-            print(f"device: {device} ({reason})")
-        stem = "-".join((what, *(settings.model if len(settings.model) == 1 else ())))
-        with report.folder(output, stem) as folder:
-            work = Analysis(settings, folder)
-            yield work
-            worst = sides.worst(work.errors)
-            allowed = flow.TOLERANCE[settings.dtype]
-            conserved = worst <= allowed  # false for NaN too
-            chosen = {k: v for k, v in asdict(settings).items() if k != "data_dir"}
-            head = {
-                "analysis": what,
-                "version": __version__,
-                "settings": chosen | {"checkpoint": _text(settings.checkpoint)},
-                "tolerance": allowed,
-                "closure_max": worst,
-                "conserved": conserved,
-            }
-            folder.json("summary.json", head | work.content)
-    except flow.FlowError as error:
-        fail(str(error), 2)
-    except KeyboardInterrupt:
-        fail("interrupted; nothing was written", 130)
-    except Exception as error:
-        if (sentence := explain(error)) is None:
-            raise
-        fail(sentence, 2)
-    print(
-        f"largest closure error {worst:.1e}, allowed {allowed:.0e} ({settings.dtype})"
-    )
-    print(f"written to {folder.path}")
-    if not conserved:
-        fail(
-            f"conservation is violated: the terms miss the gradient by {worst:.1e}, "
-            f"more than {allowed:.0e}; see the closure column of {folder.path}",
-            1,
-        )
-
-
-def _text(path: Path | None) -> str | None:
-    return None if path is None else str(path)
-
-
-def fail(sentence: str, code: int) -> NoReturn:
-    """Print one sentence to stderr and exit."""
-    print(f"analyze.py: {sentence}", file=sys.stderr)
-    raise typer.Exit(code)
 
 
 @app.callback(invoke_without_command=True)
@@ -123,30 +49,29 @@ def main(settings: Settings, output: Path | None, context: typer.Context) -> Non
     if context.invoked_subcommand is None:
         run_compare(settings, output)
         return
-    for name in context.params:
-        source = context.get_parameter_source(name)
-        if source is not None and source.name == "COMMANDLINE":
-            option = name.replace("_", "-")
-            fail(
-                f"put --{option} after the command: "
-                f"analyze.py {context.invoked_subcommand} --{option} …",
-                2,
-            )
+    for name in sorted(named(context)):
+        option = name.replace("_", "-")
+        fail(
+            PROGRAM,
+            f"put --{option} after the command: "
+            f"analyze.py {context.invoked_subcommand} --{option} …",
+            2,
+        )
 
 
-@app.command("compare")
+@app.command("compare", cls=COMMAND)
 @shared
 def compare_command(settings: Settings, output: Path | None) -> None:
-    """Networks side by side: one table, every block's terms, all figures."""
+    """Networks side by side, with all figures."""
     run_compare(settings, output)
 
 
 def run_compare(settings: Settings, output: Path | None) -> None:
     """What the bare command does."""
     with analysis("compare", settings, output) as work:
-        found = [_summary(work, s) for s in work.subjects(FOUR)]
-        said = conditions(settings, found[0].dataset)
-        tables.show(tables.compared(found, said))
+        found = work.kept(_summary(work, s) for s in work.subjects(FOUR, 2, 2))
+        said = work.source.conditions()
+        work.show(tables.compared(found, f"{work.source.weights} · {said}"))
         _write_summaries(work, found)
         from tinyflow.flow.figures_blocks import along_depth
 
@@ -169,15 +94,11 @@ def _write_summaries(work: Analysis, found: Sequence[sides.Summary]) -> None:
     work.folder.csv("depth.csv", sides.profile_rows(found))
 
 
-def _said(work: Analysis, s: sides.Summary) -> str:
-    return f"{s.state} · {conditions(work.settings, s.dataset)}"
-
-
 def _draw_terms(work: Analysis, s: sides.Summary) -> None:
     from tinyflow.flow.figures_blocks import terms
 
     if s.blocks:
-        work.draw(f"terms-{s.name}", terms(s.blocks, s.name, _said(work, s)))
+        work.draw(f"terms-{s.name}", terms(s.blocks, s.name, work.said))
 
 
 def _draw_heat_maps(work: Analysis, s: sides.Summary) -> None:
@@ -185,44 +106,44 @@ def _draw_heat_maps(work: Analysis, s: sides.Summary) -> None:
 
     for d in s.dense:
         where = d.name.rpartition(".")[2]
-        figure = heat_map(d, s.name, _said(work, s))
-        work.draw(f"sources-{s.name}-{where}", figure)
+        work.draw(f"sources-{s.name}-{where}", heat_map(d, s.name, work.said))
 
 
-@app.command()
+@app.command(cls=COMMAND)
 @shared
 def blocks(settings: Settings, output: Path | None) -> None:
-    """Terms, shares and cosines of every block, e.g. --model resnet20."""
+    """Terms, shares and cosines of every block."""
     with analysis("blocks", settings, output) as work:
-        found = [_summary(work, s) for s in work.subjects(("resnet",))]
+        found = work.kept(_summary(work, s) for s in work.subjects(("resnet",), 2, 1))
         for s in found:
             if not s.blocks:
                 raise flow.FlowError(
-                    f"{s.name} has dense blocks: use analyze.py dense --model {s.name}"
+                    f"{s.name} has dense blocks: use analyze.py dense "
+                    f"{work.option(s.name)}"
                 )
-            tables.show(tables.blocks(s.blocks, f"{s.name} · {_said(work, s)}"))
+            work.show(tables.blocks(s.blocks, f"{s.name} · {work.said}"))
             _draw_terms(work, s)
         _write_summaries(work, found)
 
 
-@app.command()
+@app.command(cls=COMMAND)
 @shared
 def dense(settings: Settings, output: Path | None) -> None:
-    """What every layer of a dense block sends to every earlier map."""
+    """What later layers send to each dense map."""
     with analysis("dense", settings, output) as work:
-        found = [_summary(work, s) for s in work.subjects(("densenet",))]
+        found = work.kept(_summary(work, s) for s in work.subjects(("densenet",), 2, 4))
         for s in found:
             if not s.dense:
                 raise flow.FlowError(
-                    f"{s.name} has no dense blocks: use analyze.py blocks --model "
-                    f"{s.name}, or --model densenet"
+                    f"{s.name} has no dense blocks: use analyze.py blocks "
+                    f"{work.option(s.name)}, or --model densenet"
                 )
-            tables.show(tables.dense(s.dense, f"{s.name} · {_said(work, s)}"))
+            work.show(tables.dense(s.dense, f"{s.name} · {work.said}"))
             _draw_heat_maps(work, s)
         _write_summaries(work, found)
 
 
-@app.command()
+@app.command(cls=COMMAND)
 @shared
 def paths(
     settings: Settings,
@@ -231,23 +152,33 @@ def paths(
         int, typer.Option(help="Paths sampled per length for Veit's estimate; 0: none.")
     ] = 3,
 ) -> None:
-    """The gradient by path length, exactly; costs about L²/2 blocks' backward."""
+    """The gradient by path length, exactly.
+
+    Costs about L²/2 blocks' backward, and as much again per path sampled.
+    """
     from tinyflow.flow.figures_paths import spectrum
 
     with analysis("paths", settings, output) as work:
         if veit < 0:
             raise flow.FlowError(f"--veit must be 0 or more, not {veit}")
+
+        def measure(s: Subject) -> tuple[str, flow.Spectrum]:
+            work.check_forks(s, "no paths to count")
+            work.progress.begin(f"paths of {s.name}", 2 * (1 + veit))
+            seed, told = settings.seed, work.progress.within
+            found = flow.spectrum(s.probe, veit_samples=veit, seed=seed, progress=told)
+            return s.name, found
+
         models: dict[str, Any] = {}
         rows = []
-        for s in work.subjects(("resnet20",)):
-            found = flow.spectrum(s.probe, veit_samples=veit, seed=settings.seed)
+        seen = work.subjects(("resnet20",), 2 + 2 * (1 + veit), 1)
+        for name, found in work.kept(map(measure, seen)):
             work.errors.append(found.closure)
-            said = f"{s.state} · {s.conditions}"
-            tables.show(tables.paths(found, f"{s.name} · {said}"))
-            work.draw(f"paths-{s.name}", spectrum(found, s.name, said))
-            table = sides.spectrum_rows(found, s.name)
+            work.show(tables.paths(found, f"{name} · {work.said}"))
+            work.draw(f"paths-{name}", spectrum(found, name, work.said))
+            table = sides.spectrum_rows(found, name)
             rows += table
-            models[s.name] = {
+            models[name] = {
                 "blocks": found.blocks,
                 "closure_max": found.closure,
                 "mean_length": found.mean_length(),
@@ -259,41 +190,47 @@ def paths(
         work.folder.csv("paths.csv", rows)
 
 
-@app.command()
+@app.command(cls=COMMAND)
 @shared
 def counterfactual(
     settings: Settings,
     output: Path | None,
     block: Annotated[str, typer.Argument(help="E.g. layer1.0; see analyze.py blocks.")],
-    branch: Annotated[
-        str, typer.Argument(help="residual, shortcut, scale or squeeze.")
-    ],
+    branch: Annotated[str, typer.Argument(help=f"One of {', '.join(BRANCHES)}.")],
     factor: Annotated[
         float, typer.Option(help="What crosses the branch is multiplied by this.")
     ] = 0.0,
 ) -> None:
-    """The first layer's gradient if one branch had sent back less, or nothing."""
+    """The gradient if one branch sent back less.
+
+    That of the first layer; the forward pass stays as it was.
+    """
     with analysis("counterfactual", settings, output) as work:
         if not math.isfinite(factor):
             raise flow.FlowError(f"--factor must be a finite number, not {factor}")
-        rows = []
-        for s in work.subjects(("resnet20",)):
+        check_branch(branch)
+
+        def measure(s: Subject) -> tuple[str, flow.Counterfactual]:
+            work.check_forks(s, "no branch to cut")
             work.errors.append(sides.worst([*s.probe.tape.closure().values()]))
-            found = flow.measure_branch(s.probe, block, branch, factor)
-            rows.append({"model": s.name, **asdict(found)})
-        title = f"Gradient of the first layer · {s.state} · {s.conditions}"
-        tables.show(tables.plain(rows, title))
+            return s.name, flow.measure_branch(s.probe, block, branch, factor)
+
+        found = work.kept(map(measure, work.subjects(("resnet20",))))
+        title = f"Gradient of the first layer · {work.said}"
+        work.show(tables.counterfactual(found, title))
+        rows = [{"model": name, **asdict(c)} for name, c in found]
         work.content["models"] = {row["model"]: row for row in rows}
         work.folder.csv("counterfactual.csv", rows)
 
 
-@app.command()
+@app.command(cls=COMMAND, help=f"{JUDGED}\n\n\b\n{LISTED}")
 @shared
 def claims(
     settings: Settings,
     output: Path | None,
     claim: Annotated[
-        list[str] | None, typer.Option(help="Only this claim; may be given again.")
+        list[str] | None,
+        typer.Option(help="Only this one of the above; may be given again."),
     ] = None,
     seeds: Annotated[int, typer.Option(help="Networks each, from --seed on.")] = 1,
     train_steps: Annotated[
@@ -303,20 +240,35 @@ def claims(
         bool, typer.Option("--full", help="Deeper networks too: hours, not minutes.")
     ] = False,
 ) -> None:
-    """The papers' claims, measured and judged; minutes per seed."""
+    """Judge the claims; the help lists them."""
     with analysis("claims", settings, output) as work:
-        found = judged(settings, claim, seeds, full, train_steps)
+        wanted = check_claims(settings, claim, seeds, train_steps)
+        setup, left = chosen_setup(work.source, full)
+        work.leave_out(left)
+        found = work.kept(
+            judged(work.source, setup, wanted, seeds, train_steps, work.progress)
+        )
+        if not found:
+            raise flow.FlowError(
+                f"none of the networks belongs to {', '.join(wanted)}: leave --model "
+                "out to judge every claim on networks of its own"
+            )
+        done = {c.id for c in found}
+        missing = [name for name in wanted if name not in done]
+        if missing and not work.interrupted:
+            work.leave_out(f"not judged, none of its networks: {', '.join(missing)}")
         work.errors += [c.closure_max for c in found]
         rows = to_rows(found)
-        said = conditions(settings, seeds=seeds)
-        tables.show(tables.judged(rows, f"Claims · {said}"))
+        work.content["seeds"] = [settings.seed + i for i in range(seeds)]
+        title = f"Claims · {work.source.conditions(seeds)}"
+        work.say(tables.judged(rows, title, work.width))
         measured = to_rows(found, measured=True)
         work.content["claims"], work.content["measured"] = rows, measured
         work.folder.csv("claims.csv", rows)
         work.folder.csv("measured.csv", measured)
 
 
-@app.command()
+@app.command(cls=COMMAND)
 @shared
 def depth(
     settings: Settings,
@@ -326,44 +278,47 @@ def depth(
     ] = "20,32,44,56,110",
     seeds: Annotated[int, typer.Option(help="Networks per depth, from --seed on.")] = 1,
 ) -> None:
-    """Plain against residual nets: the first layer's gradient over depth."""
+    """Plain against residual nets over depth."""
     from tinyflow.flow.figures_sweep import depth_sweep
 
     with analysis("depth", settings, output) as work:
-        points = sweep(settings, depths, seeds)
+        chosen = check_sweep(settings, depths, seeds)
+        points = work.kept(sweep(work.source, chosen, seeds, work.progress))
         work.errors += [p.closure for p in points]
-        rows = [asdict(p) for p in points]
-        said = conditions(settings, seeds=seeds)
-        tables.show(tables.plain(rows, f"Depth sweep · initial weights · {said}"))
+        work.content["seeds"] = [settings.seed + i for i in range(seeds)]
+        said = work.source.conditions(seeds)
+        work.show(tables.depths(points, f"Depth sweep · initial weights · {said}"))
         work.draw("depth-sweep", depth_sweep(points, said))
+        rows = [asdict(p) for p in points]
         work.content["points"] = rows
         work.folder.csv("depth-sweep.csv", rows)
 
 
-@app.command()
+@app.command(cls=COMMAND)
 def training(
     run: Annotated[Path, typer.Argument(help="Folder of a run with --trace-every.")],
-    output: Annotated[
-        Path | None, typer.Option(help="New folder  [default: runs/analysis-…]")
-    ] = None,
+    output: NewFolder = None,
 ) -> None:
-    """The terms of a block's gradient over the steps of a traced training run."""
+    """Terms over the steps of a traced run."""
     from tinyflow.flow.figures_sweep import training as draw
     from tinyflow.flow.trace import read_trace
 
-    with analysis("training", Settings(dtype="float32"), output) as work:
+    with analysis("training", Settings(dtype="float32"), output, reads=run) as work:
         rows = read_trace(run)
         work.errors.append(sides.missing_share(rows))
         steps = sorted({row.step for row in rows})
-        print(f"{run}: {len(steps)} traced steps, {steps[0]} to {steps[-1]}")
-        name, said = described(run)
+        name, said, facts = described(run)
+        work.say(
+            f"{name} · {said}\n{len(steps)} traced steps, {steps[0]} to {steps[-1]}, "
+            f"of {len({row.block for row in rows})} blocks or maps"
+        )
         work.draw("training", draw(rows, name, said))
-        work.content["run"], work.content["steps"] = str(run), steps
+        work.content |= {"data": facts, "run": str(run), "steps": steps}
 
 
 def run() -> None:
     """Start the command line."""
-    app()
+    ending.run(PROGRAM, app)
 
 
 if __name__ == "__main__":

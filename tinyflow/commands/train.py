@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
-import signal
 import sys
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
 import models
-from tinyflow.backend import DeviceError, explain
+from tinyflow.backend import DeviceError, SettingError, choose_device, explain
+from tinyflow.commands import ending
+from tinyflow.commands.parsing import fail, kinds, named
 from tinyflow.data import DataError
 from tinyflow.flow import FlowError
 from tinyflow.flow.trace import TraceWriter
 from tinyflow.train import ConfigError, Result, TrainConfig, TrainError, train
+from tinyflow.train.config import (
+    EPOCHS,
+    EPOCHS_LARGE,
+    check_listing,
+    check_named,
+    default_epochs,
+    idle_on_cpu,
+)
 from tinyflow.train.report import terminal_report
 
+PROGRAM = "train.py"
 DEFAULT = TrainConfig(model="")
+CONFIGURES = frozenset(asdict(DEFAULT))
 app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -26,8 +38,9 @@ app = typer.Typer(
 )
 
 
-@app.command()
+@app.command(cls=kinds(PROGRAM)[0])
 def main(
+    context: typer.Context,
     model: Annotated[
         str, typer.Option(help="Network, e.g. vgg, resnet, se_resnet, densenet.")
     ] = "",
@@ -39,8 +52,12 @@ def main(
         typer.Option(envvar="TINYFLOW_DATA", help="Folder with cifar10 or mnist."),
     ] = None,
     epochs: Annotated[
-        int, typer.Option(help="Passes over the images.")
-    ] = DEFAULT.epochs,
+        int | None,
+        typer.Option(
+            help=f"Passes over the images  [default: {EPOCHS}; ImageNet's networks: "
+            f"{EPOCHS_LARGE}]"
+        ),
+    ] = None,
     batch_size: Annotated[
         int, typer.Option(help="Images per step.")
     ] = DEFAULT.batch_size,
@@ -58,7 +75,7 @@ def main(
     ] = DEFAULT.weight_decay,
     momentum: Annotated[float, typer.Option(help="Of sgd.")] = DEFAULT.momentum,
     label_smoothing: Annotated[
-        float, typer.Option(help="Of the training loss, 0 to 1.")
+        float, typer.Option(help="Of the training loss, 0 to below 1.")
     ] = DEFAULT.label_smoothing,
     warmup_epochs: Annotated[
         float, typer.Option(help="Epochs in which the rate rises.")
@@ -104,11 +121,11 @@ def main(
     ] = None,
 ) -> None:
     """Train a network and leave a run folder with metrics, curves and weights."""
-    options = {k: v for k, v in locals().items() if k != "list_models"}
+    given = named(context)
+    options = {k: v for k, v in locals().items() if k in CONFIGURES}
     try:
         if list_models:
-            if num_classes is not None and num_classes < 1:
-                raise ConfigError(f"--num-classes must be 1 or more, not {num_classes}")
+            check_listing(given, num_classes)
             print("\n".join(models.list_models(num_classes or 10)))
             return
         if not model:
@@ -116,25 +133,37 @@ def main(
                 "name a network with --model, e.g. --model resnet; --list-models "
                 "prints all"
             )
+        options["epochs"] = default_epochs(model) if epochs is None else epochs
+        config = TrainConfig(**options)
+        config.validate()
+        check_named(config, given)
+        if choose_device(config.device)[0] == "cpu":
+            for said in idle_on_cpu(given):
+                print(f"{PROGRAM}: {said}", file=sys.stderr)
         with terminal_report() as report:
-            result = train(TrainConfig(**options), report, TraceWriter)
-    except ConfigError as error:
-        fail(str(error), 2)
+            result = train(config, report, TraceWriter)
+    except (ConfigError, SettingError) as error:
+        fail(PROGRAM, str(error), 2)
     except (DataError, DeviceError, FlowError, TrainError) as error:
-        fail(str(error), 1)
+        fail(PROGRAM, str(error), 1)
     except KeyboardInterrupt:
-        fail("interrupted before the first step; nothing was written", 130)
+        said = "interrupted before the first step; nothing was written"
+        fail(PROGRAM, said, ending.code())
     except Exception as error:
         if (sentence := explain(error)) is None:
             raise
-        fail(sentence, 1)
+        fail(PROGRAM, sentence, 1)
     finish(result)
 
 
 def finish(result: Result) -> None:
     """Say where the run is and how good it got."""
     if result.folder is None:
-        fail("interrupted before the first epoch was finished; nothing was kept", 130)
+        fail(
+            PROGRAM,
+            "interrupted before the first epoch was finished; nothing was kept",
+            ending.code(),
+        )
     last, best = result.last, result.best
     print(
         f"{result.folder}: test accuracy {100 * last.test_accuracy:.1f} % after the "
@@ -142,19 +171,13 @@ def finish(result: Result) -> None:
         f"({best.epoch}, chosen on the test set)"
     )
     if result.interrupted:
-        fail(f"interrupted; finished epochs are kept in {result.folder}", 130)
-
-
-def fail(sentence: str, code: int) -> NoReturn:
-    """Print one sentence to stderr and exit."""
-    print(f"train.py: {sentence}", file=sys.stderr)
-    raise typer.Exit(code)
+        sentence = f"interrupted; finished epochs are kept in {result.folder}"
+        fail(PROGRAM, sentence, ending.code())
 
 
 def run() -> None:
     """Start the command line."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop as with Ctrl-C
-    app()
+    ending.run(PROGRAM, app)
 
 
 if __name__ == "__main__":

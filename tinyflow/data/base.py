@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import gzip
+import lzma
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
+
+from tinyflow.reading import Unreadable, kind, opened
 
 
 class DataError(Exception):
@@ -123,11 +131,36 @@ def find_file(
     It may lie in `data_dir` itself or in its subfolder `folder`; DataError if neither
     holds it, naming the data set by its `title` and saying the `remedy`.
     """
-    for place in (data_dir, data_dir / folder):
-        for path in (place / name, place / f"{name}{packed}"):
-            if path.is_file():
-                return path
+    odd = ""
+    try:
+        for place in (data_dir, data_dir / folder):
+            for path in (place / name, place / f"{name}{packed}"):
+                if (what := kind(path)) == "file":
+                    return path
+                if what != "nothing":
+                    odd = odd or f"{path} is a {what}, not a file: {remedy}."
+    except Unreadable as error:
+        raise DataError(f"{error}: check the data folder.") from error
     raise DataError(
-        f"The {title} file {name} (or {name}{packed}) is neither in {data_dir} nor in "
-        f"{data_dir / folder}: {remedy}."
+        odd
+        or f"The {title} file {name} (or {name}{packed}) is neither in {data_dir} nor "
+        f"in {data_dir / folder}: {remedy}."
     )
+
+
+@contextmanager
+def reading(path: Path, remedy: str) -> Iterator[BinaryIO]:
+    """Open a data file; every way in which that or reading fails is a DataError."""
+    try:
+        with opened(path) as file:
+            try:
+                yield file
+            except (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError) as error:
+                raise DataError(
+                    f"{path} is damaged or cut short and cannot be decompressed "
+                    f"({error}): {remedy}."
+                ) from error
+    except Unreadable as error:
+        raise DataError(
+            f"{error}: check the file's permissions and the disk."
+        ) from error

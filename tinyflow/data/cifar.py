@@ -7,7 +7,6 @@ pixel bytes: 1,024 red, 1,024 green, 1,024 blue, each plane row by row.
 
 from __future__ import annotations
 
-import lzma
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +14,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyflow.data.base import DataError, Dataset, check_labels, check_limit, find_file
+from tinyflow.data.base import (
+    DataError,
+    Dataset,
+    check_labels,
+    check_limit,
+    find_file,
+    reading,
+)
+from tinyflow.reading import read_xz
 
 CIFAR10_CLASSES: tuple[str, ...] = (
     "airplane",
@@ -102,26 +109,14 @@ def _read_rows(path: Path, rows: int) -> NDArray[np.uint8]:
     need = rows * ROW_BYTES
     # One byte past a full batch shows whether the file goes on.
     ask = need + 1 if rows == ROWS else need
-    try:
+    with reading(path, _REMEDY) as file:
         if path.suffix == ".xz":
-            with lzma.open(path) as packed:
-                content = packed.read(ask)
+            content = read_xz(file, ask)
             length = len(content)
             whole = rows == ROWS or length < need
         else:
-            with path.open("rb") as plain:
-                content = plain.read(ask)
-            length, whole = path.stat().st_size, True
-    except (EOFError, lzma.LZMAError) as error:
-        raise DataError(
-            f"{path} is damaged or cut short and cannot be decompressed "
-            f"({error}): {_REMEDY}."
-        ) from error
-    except OSError as error:
-        raise DataError(
-            f"{path} cannot be read ({error}): check the file's permissions and "
-            "the disk."
-        ) from error
+            content = file.read(ask)
+            length, whole = os.fstat(file.fileno()).st_size, True
     if whole and length != ROWS * ROW_BYTES:
         found = f"more than {need}" if length == need + 1 else f"{length}"
         if path.suffix != ".xz":

@@ -93,6 +93,11 @@ def has_blocks(tape: Tape) -> bool:
     )
 
 
+def has_forks(tape: Tape) -> bool:
+    """Whether any block has a shortcut beside its residual branch."""
+    return has_blocks(tape) and any(b.residual is not None for b in find_blocks(tape))
+
+
 def find_blocks(tape: Tape) -> list[Block]:
     """Every block on the tape, first one first.
 
@@ -246,6 +251,11 @@ def block_terms(tape: Tape) -> list[Terms]:
 
 
 def iter_terms(tape: Tape) -> Iterator[Terms]:
-    """:func:`block_terms`, one at a time."""
+    """:func:`block_terms`, one at a time.
+
+    A block that reads the images themselves has terms only where these are watched: in
+    training, which needs no gradient of an image, it is left out.
+    """
     for block in find_blocks(tape):
-        yield measure(tape, block)
+        if block.x.requires_grad:
+            yield measure(tape, block)

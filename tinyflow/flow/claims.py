@@ -15,12 +15,15 @@ measured=True)`` lists the numbers per model and seed; both are strict JSON.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import fields, replace
 from difflib import get_close_matches
+from statistics import StatisticsError
+from typing import Any
 
 from tinyflow.backend import Array
-from tinyflow.flow.claims_bench import Bench, Models
+from tinyflow.flow.claims_bench import Asked, Bench, Models, Trained
 from tinyflow.flow.claims_blocks import (
     plain_depth,
     plain_equation,
@@ -53,8 +56,9 @@ from tinyflow.flow.claims_paths import (
 from tinyflow.flow.claims_setup import FULL, QUICK, Setup, train_briefly
 from tinyflow.flow.claims_verdict import Claim, to_rows
 from tinyflow.flow.probe import FlowError
+from tinyflow.flow.progress import Progress
 
-__all__ = ["CLAIMS", "Claim", "claims", "to_rows", "train_briefly"]
+__all__ = ["CLAIMS", "Claim", "claims", "iter_claims", "to_rows", "train_briefly"]
 
 CLAIMS: dict[str, Callable[[Bench], Claim | None]] = {
     "noh1-equation": plain_equation,
@@ -81,20 +85,34 @@ CLAIMS: dict[str, Callable[[Bench], Claim | None]] = {
 }
 
 
-def claims(
+def check_names(only: Iterable[str] | None) -> list[str]:
+    """The claims that `only` names, each once; all of :data:`CLAIMS` if None.
+
+    Raises:
+        FlowError: there is no such claim.
+    """
+    wanted = list(CLAIMS) if not only else list(dict.fromkeys(only))
+    for name in wanted:
+        if name not in CLAIMS:
+            near = get_close_matches(name, CLAIMS, 3, 0.4) or list(CLAIMS)
+            raise FlowError(f"unknown claim {name!r}; there are {', '.join(near)}, …")
+    return wanted
+
+
+def iter_claims(
     images: Array,
     labels: Array,
     *,
     seeds: Sequence[int] = (0, 1, 2),
     dtype: str = "float32",
-    trained: Models | None = None,
+    trained: Models | Trained | None = None,
     quick: bool = True,
     setup: Setup | None = None,
     training: bool = True,
     only: Iterable[str] | None = None,
     num_classes: int = 10,
-    progress: Callable[[str], None] = lambda message: None,
-) -> list[Claim]:
+    progress: Progress | None = None,
+) -> Iterator[Claim]:
     """Judge every claim at initialisation and, where trained networks are given, there.
 
     Args:
@@ -109,19 +127,16 @@ def claims(
         training: batch statistics, or running ones (which a fresh network has not yet).
         only: names from :data:`CLAIMS`; all if None.
         num_classes: outputs of the classifiers.
-        progress: called with a line before each network.
+        progress: told what is measured, and how much there is to measure.
 
-    Returns:
-        The claims in the order of :data:`CLAIMS`, initialisation first.
+    Yields:
+        The claims in the order of :data:`CLAIMS`, initialisation first, each as soon as
+        it is judged.
 
     Raises:
         FlowError: `only` names a claim that does not exist.
     """
-    wanted = list(CLAIMS) if only is None else list(only)
-    for name in wanted:
-        if name not in CLAIMS:
-            near = get_close_matches(name, CLAIMS, 3, 0.4) or list(CLAIMS)
-            raise FlowError(f"unknown claim {name!r}; there are {', '.join(near)}, …")
+    wanted = check_names(only)
     chosen = setup or (QUICK if quick else FULL)
     benches = [
         Bench(
@@ -136,7 +151,26 @@ def claims(
         )
     ]
     if trained:
-        part = chosen.only(list(trained))
+        names = trained.models if isinstance(trained, Trained) else trained
+        part = chosen.only(list(names))
         benches.append(replace(benches[0], trained=trained, setup=part))
-    found = (CLAIMS[name](bench) for bench in benches for name in wanted)
-    return [claim for claim in found if claim is not None]
+    if progress is not None:
+        progress.plan(sum(planned(bench, wanted) for bench in benches))
+    for bench in benches:
+        for name in wanted:
+            if (claim := CLAIMS[name](bench)) is not None:
+                yield claim
+
+
+def planned(bench: Bench, wanted: Iterable[str]) -> float:
+    """How much these claims will measure, found by asking without measuring."""
+    asked = Asked(**{f.name: getattr(bench, f.name) for f in fields(bench) if f.init})
+    for name in wanted:
+        with suppress(StatisticsError):  # a median of no numbers
+            CLAIMS[name](asked)
+    return sum(asked.amount.values())
+
+
+def claims(images: Array, labels: Array, **how: Any) -> list[Claim]:
+    """All claims of :func:`iter_claims`, which says what it takes."""
+    return list(iter_claims(images, labels, **how))

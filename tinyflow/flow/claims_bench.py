@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TypeVar
 
 from models import build_model
 from tinyflow import nn
@@ -26,8 +28,27 @@ from tinyflow.flow.dense import DenseBlock, dense_terms
 from tinyflow.flow.depth import ends, ratio, rms
 from tinyflow.flow.paths import Spectrum, path_gradient, residual_blocks, spectrum
 from tinyflow.flow.probe import TOLERANCE, Probe, dot, norm, probe
+from tinyflow.flow.progress import Progress, silent
 
+T = TypeVar("T")
 Models = Mapping[str, Sequence[nn.Module]]
+LOOKING, PATHS, SHRINKING = "looking at", "paths of", "shrinking F in"
+PATH_WORK, SHRINK_WORK = 1.0, 4.0  # of a layer, against looking at it
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Networks that are given, not built.
+
+    Attributes:
+        models: by name.
+        seeds: theirs, in the order of the networks of each name; their places if empty.
+        weights: what weights they have, in words.
+    """
+
+    models: Models
+    seeds: tuple[int, ...] = ()
+    weights: str = "trained weights"
 
 
 @dataclass(frozen=True)
@@ -90,7 +111,7 @@ class Bench:
         images, labels: the batch, images in any float precision.
         seeds: of the initial weights; with `trained`, how the given networks are named.
         dtype: precision of all but the shrink test.
-        trained: networks by name; None means fresh ones are built.
+        trained: networks to judge; None means fresh ones are built.
         setup: which networks, and sizes.
         training: whether normalisation uses the batch's statistics.
         num_classes: of the networks built here.
@@ -101,16 +122,23 @@ class Bench:
     labels: Array
     seeds: tuple[int, ...]
     dtype: str = "float32"
-    trained: Models | None = None
+    trained: Models | Trained | None = None
     setup: Setup = QUICK
     training: bool = True
     num_classes: int = 10
-    progress: Callable[[str], None] = lambda message: None
+    progress: Progress | None = None
     _readings: dict[str, list[Reading]] = field(init=False, default_factory=dict)
     _spectra: dict[str, list[Spectrum]] = field(init=False, default_factory=dict)
     _shrunk: dict[tuple[str, bool], list[Shrink]] = field(
         init=False, default_factory=dict
     )
+
+    @property
+    def given(self) -> Trained | None:
+        """The trained networks, whose seeds and weights may be unknown."""
+        if self.trained is None or isinstance(self.trained, Trained):
+            return self.trained
+        return Trained(self.trained)
 
     @property
     def mode(self) -> str:
@@ -119,12 +147,12 @@ class Bench:
 
     def count(self, name: str) -> int:
         """How many networks of that name there are."""
-        return len(self.seeds if self.trained is None else self.trained[name])
+        return len(self.seeds if self.given is None else self.given.models[name])
 
     def model(self, name: str, index: int, dtype: str) -> nn.Module:
         """A network of its own for the caller, in `dtype`."""
-        if self.trained is not None:
-            given = copy.deepcopy(self.trained[name][index])
+        if self.given is not None:
+            given = copy.deepcopy(self.given.models[name][index])
             return given.to(device_of(self.images), dtype)
         _, channels, size, _ = self.images.shape
         built = build_model(
@@ -137,8 +165,31 @@ class Bench:
         return built.to(device_of(self.images), dtype)
 
     def seed(self, index: int) -> int:
-        """The seed of the network at `index`."""
-        return self.seeds[index] if self.trained is None else index
+        """The seed of the network at `index`; its place if that is all one knows."""
+        seeds = self.seeds if self.given is None else self.given.seeds
+        return seeds[index] if seeds else index
+
+    @property
+    def weights(self) -> str:
+        """What weights the networks have, in words."""
+        return "initial weights" if self.given is None else self.given.weights
+
+    def each(self, what: str, name: str, measure: Callable[[int], T]) -> list[T]:
+        """Measure every network of that name, saying what is measured."""
+        found = []
+        for i in range(self.count(name)):
+            if self.progress is not None:
+                told = f"{what} {name}, {self.weights}, seed {self.seed(i)}"
+                self.progress.begin(told, self.work(what, name))
+            found.append(measure(i))
+        return found
+
+    def work(self, what: str, name: str) -> float:
+        """About how long one such measurement takes, in layers looked at."""
+        layers = float(re.sub(r"\D", "", name) or 20)
+        if what == PATHS:
+            return layers * (1 + self.setup.samples) * PATH_WORK
+        return layers * (SHRINK_WORK if what == SHRINKING else 1)
 
     def probe(self, name: str, index: int, batch: int | None = None) -> Probe:
         """A fresh look at one network, on the first `batch` images."""
@@ -148,48 +199,51 @@ class Bench:
 
     def readings(self, *names: str) -> list[Reading]:
         """All networks of these names, each measured once."""
+
+        def measure(name: str, i: int) -> Reading:
+            return read(self.probe(name, i), name, self.seed(i))
+
         for name in names:
             if name not in self._readings:
-                self.progress(f"{self.mode}: {name}")
-                self._readings[name] = [
-                    read(self.probe(name, i), name, self.seed(i))
-                    for i in range(self.count(name))
-                ]
+                found = self.each(LOOKING, name, partial(measure, name))
+                self._readings[name] = found
         return [reading for name in names for reading in self._readings[name]]
 
     def spectra(self, name: str) -> list[Spectrum]:
         """The path spectrum of each network of that name, on `path_batch` images."""
+
+        def measure(i: int) -> Spectrum:
+            return spectrum(
+                self.probe(name, i, self.setup.path_batch),
+                veit_samples=self.setup.samples,
+                seed=self.seed(i),
+                progress=silent if self.progress is None else self.progress.within,
+            )
+
         if name not in self._spectra:
-            self.progress(f"{self.mode}: paths of {name}")
-            self._spectra[name] = [
-                spectrum(
-                    self.probe(name, i, self.setup.path_batch),
-                    veit_samples=self.setup.samples,
-                    seed=self.seed(i),
-                )
-                for i in range(self.count(name))
-            ]
+            self._spectra[name] = self.each(PATHS, name, measure)
         return self._spectra[name]
 
     def shrunk(self, *names: str, constant: bool = False) -> list[Shrink]:
         """The shrink test of these networks, see :func:`shrink`."""
+        n = self.setup.shrink_batch
+
+        def measure(name: str, i: int) -> Shrink:
+            return shrink(
+                partial(self.model, name, i, "float64"),
+                name,
+                self.seed(i),
+                self.images[:n].astype("float64"),
+                self.labels[:n],
+                at=self.setup.shrink_at,
+                constant=constant,
+                training=self.training,
+            )
+
         for name in names:
             if (name, constant) not in self._shrunk:
-                self.progress(f"{self.mode}: shrinking F in {name}")
-                n = self.setup.shrink_batch
-                self._shrunk[name, constant] = [
-                    shrink(
-                        partial(self.model, name, i, "float64"),
-                        name,
-                        self.seed(i),
-                        self.images[:n].astype("float64"),
-                        self.labels[:n],
-                        at=self.setup.shrink_at,
-                        constant=constant,
-                        training=self.training,
-                    )
-                    for i in range(self.count(name))
-                ]
+                found = self.each(SHRINKING, name, partial(measure, name))
+                self._shrunk[name, constant] = found
         return [found for name in names for found in self._shrunk[name, constant]]
 
     def settle(
@@ -202,7 +256,7 @@ class Bench:
         closures: Sequence[float],
         *,
         conditions: Sequence[Condition] = (),
-        features: Sequence[str] = (),
+        features: Mapping[str, str] | None = None,
         note: str = "",
         dtype: str = "",
         batch: int | None = None,
@@ -210,7 +264,7 @@ class Bench:
         """A claim from its cases by :func:`judge`; None if there are no cases."""
         if not cases:
             return None
-        judged = judge(cases, conditions, features)
+        judged = judge(cases, conditions, features or {})
         settings = [case.setting.rpartition("/") for case in cases]
         names = dict.fromkeys(model.partition(":")[0] for model, _, _ in settings)
         seeds = dict.fromkeys(seed for _, _, seed in settings)
@@ -228,6 +282,7 @@ class Bench:
                 "models": list(names),
                 "seeds": list(seeds),
                 "mode": self.mode,
+                "weights": self.weights,
                 "statistics": "batch" if self.training else "running",
                 "dtype": precision,
                 "batch": len(self.labels[:batch]),
@@ -235,6 +290,37 @@ class Bench:
             closure_max=worst,
             conserved=worst <= TOLERANCE.get(precision, 1e-5),
         )
+
+
+@dataclass
+class Asked(Bench):
+    """A bench that measures nothing, but notes what it would have to.
+
+    Attributes:
+        amount: the work, by what is measured.
+    """
+
+    amount: dict[tuple[str, ...], float] = field(init=False, default_factory=dict)
+
+    def _note(self, what: str, name: str, how: str = "") -> None:
+        self.amount[what, name, how] = self.count(name) * self.work(what, name)
+
+    def readings(self, *names: str) -> list[Reading]:
+        """None, and noted."""
+        for name in names:
+            self._note(LOOKING, name)
+        return []
+
+    def spectra(self, name: str) -> list[Spectrum]:
+        """None, and noted."""
+        self._note(PATHS, name)
+        return []
+
+    def shrunk(self, *names: str, constant: bool = False) -> list[Shrink]:
+        """None, and noted."""
+        for name in names:
+            self._note(SHRINKING, name, str(constant))
+        return []
 
 
 def read(p: Probe, name: str, seed: int) -> Reading:

@@ -27,6 +27,7 @@ from tinyflow.flow.probe import TOLERANCE
 
 HALF = 0.5  # a slope nearer to 1 than to 0
 DIFFERENCE = 1e-6  # accepted error of a finite difference
+PLACE = "the block's place, from 0 (first) to 1 (last),"
 EQUAL = 1e-6  # relative difference up to which two norms are the same
 
 
@@ -69,7 +70,7 @@ def plain_equation(bench: Bench) -> Claim | None:
         "per block; satisfied within the tolerance",
         cases,
         closures(readings),
-        note=f"median finite-difference error {median(cases, 'difference'):.1e}",
+        note=f"median finite-difference error {median(cases, 'difference'):z.1e}",
     )
 
 
@@ -97,8 +98,8 @@ def plain_limit(bench: Bench) -> Claim | None:
                 lambda n: not n["normalised"],
             )
         ],
-        note=f"median slope of ‖g_x‖ {median(cases, 'slope'):.2f}, of ‖g_x‖/‖g_H‖ "
-        f"{median(cases, 'slope_over_H'):.2f}",
+        note=f"median slope of ‖g_x‖ {median(cases, 'slope'):z.2f}, of ‖g_x‖/‖g_H‖ "
+        f"{median(cases, 'slope_over_H'):z.2f}",
         dtype="float64",
         batch=bench.setup.shrink_batch,
     )
@@ -160,8 +161,8 @@ def residual_equation(bench: Bench) -> Claim | None:
         cases,
         closures(readings),
         conditions=subsets(cases, "kind", "the shortcut"),
-        note=f"with Sᵀ in place of 1 the largest error is {worst:.1e}; median "
-        f"finite-difference error {median(cases, 'difference'):.1e}",
+        note=f"with Sᵀ in place of 1 the largest error is {worst:z.1e}; median "
+        f"finite-difference error {median(cases, 'difference'):z.1e}",
     )
 
 
@@ -200,9 +201,9 @@ def residual_remains(bench: Bench) -> Claim | None:
                 lambda n: n["cosine"] > -n["rest_over_shortcut"] / 2,
             )
         ],
-        features=("cosine", "place"),
-        note=f"median cosine of the two terms {median(cases, 'cosine'):.2f}, smallest "
-        f"{min((c.numbers['cosine'] for c in cases), default=0.0):.2f}",
+        features={"cosine": "the cosine of the two terms", "place": PLACE},
+        note=f"median cosine of the two terms {median(cases, 'cosine'):z.2f}, smallest "
+        f"{min((c.numbers['cosine'] for c in cases), default=0.0):z.2f}",
     )
 
 
@@ -223,8 +224,8 @@ def residual_limit(bench: Bench) -> Claim | None:
         f"satisfied below {HALF}",
         cases,
         [s.closure for s in shrunk],
-        note=f"median slope {median(cases, 'slope'):.3f}; ‖g_x‖/‖g_H‖ at the smallest "
-        f"ε {median(cases, 'g_x_over_g_H'):.4f}",
+        note=f"median slope {median(cases, 'slope'):z.3f}; ‖g_x‖/‖g_H‖ at the smallest "
+        f"ε {median(cases, 'g_x_over_g_H'):z.4f}",
         dtype="float64",
         batch=bench.setup.shrink_batch,
     )

@@ -36,7 +36,7 @@ def dense_sum(bench: Bench) -> Claim | None:
         "maps of the first; satisfied within the tolerance",
         cases,
         closures(readings),
-        note=f"largest {max((c.numbers['closure'] for c in cases), default=0.0):.1e}",
+        note=f"largest {max((c.numbers['closure'] for c in cases), default=0.0):z.1e}",
     )
 
 
@@ -61,8 +61,8 @@ def dense_printed(bench: Bench) -> Claim | None:
         "satisfied within the tolerance",
         cases,
         closures(readings),
-        note=f"counts {median(cases, 'factor'):.2f} times the gradient (median), "
-        f"error {median(cases, 'excess'):.2f} of it",
+        note=f"counts {median(cases, 'factor'):z.2f} times the gradient (median), "
+        f"error {median(cases, 'excess'):z.2f} of it",
     )
 
 
@@ -94,10 +94,10 @@ def dense_bound(bench: Bench) -> Claim | None:
         "if at least √l",
         cases,
         closures(readings),
-        features=("l",),
-        note=f"median ratio {median(cases, 'ratio'):.3f}, which is "
-        f"{median(cases, 'ratio_over_bound'):.2f} of the bound; with ∂F/∂x = 0 it "
-        f"would be at most {most:.3f}",
+        features={"l": "l"},  # which the statement names
+        note=f"median ratio {median(cases, 'ratio'):z.3f}, which is "
+        f"{median(cases, 'ratio_over_bound'):z.2f} of the bound; with ∂F/∂x = 0 it "
+        f"would be at most {most:z.3f}",
     )
 
 
@@ -126,9 +126,9 @@ def dense_law(bench: Bench) -> Claim | None:
         cases,
         closures(readings),
         conditions=subsets(cases, "block", "the block"),
-        note=f"median α {median(cases, 'alpha'):.2f}, N_eff/m "
-        f"{median(cases, 'N_eff_over_m'):.2f}, coherence "
-        f"{median(cases, 'coherence'):.2f} (1 if contributions are orthogonal)",
+        note=f"median α {median(cases, 'alpha'):z.2f}, N_eff/m "
+        f"{median(cases, 'N_eff_over_m'):z.2f}, coherence "
+        f"{median(cases, 'coherence'):z.2f} (1 if contributions are orthogonal)",
     )
 
 
@@ -164,6 +164,6 @@ def order_of_four(bench: Bench) -> Claim | None:
         closures(seen),
         conditions=subsets(cases, "pair", "the pair"),
         note="median growth "
-        + " > ".join(f"{name} {growth[name]:.3g}" for name in ranked)
+        + " > ".join(f"{name} {growth[name]:z.3g}" for name in ranked)
         + f"; per entry true in {entry:.0%}",
     )

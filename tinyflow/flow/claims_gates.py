@@ -32,7 +32,7 @@ def gate_equation(bench: Bench) -> Claim | None:
         "difference, per block; satisfied within the tolerance",
         cases,
         closures(readings),
-        note=f"median finite-difference error {median(cases, 'difference'):.1e}",
+        note=f"median finite-difference error {median(cases, 'difference'):z.1e}",
     )
 
 
@@ -58,7 +58,7 @@ def gate_limit(bench: Bench) -> Claim | None:
         [s.closure for s, _ in runs],
         conditions=subsets(cases, "F", "the limit of F"),
         note=f"median slope of the gate as F goes {told}; of the gain "
-        f"{median(cases, 'gain'):.2f}",
+        f"{median(cases, 'gain'):z.2f}",
         dtype="float64",
         batch=bench.setup.shrink_batch,
     )
@@ -92,9 +92,9 @@ def gate_component(bench: Bench) -> Claim | None:
                 lambda n: n["cosine"] > -n["gate_over_shortcut"] / 2,
             )
         ],
-        features=("cosine",),
-        note=f"median ‖gate‖/‖shortcut‖ {median(cases, 'gate_over_shortcut'):.2g}, "
-        f"‖gate‖/‖gain‖ {median(cases, 'gate_over_gain'):.2g}",
+        features={"cosine": "the cosine of shortcut and gate"},
+        note=f"median ‖gate‖/‖shortcut‖ {median(cases, 'gate_over_shortcut'):z.2g}, "
+        f"‖gate‖/‖gain‖ {median(cases, 'gate_over_gain'):z.2g}",
     )
 
 
@@ -125,7 +125,7 @@ def gate_against_residual(bench: Bench) -> Claim | None:
         closures(seen),
         conditions=subsets(cases, "model", "the net"),
         note="median ratio of the first layer's gradient "
-        f"{median(cases, 'weight_over_resnet'):.2f}; on its way from the last map to "
-        f"the first block the gradient grew {median(cases, 'growth'):.3g} times, in "
-        f"ResNet {median(cases, 'growth_of_resnet'):.3g} times",
+        f"{median(cases, 'weight_over_resnet'):z.2f}; on its way from the last map to "
+        f"the first block the gradient grew {median(cases, 'growth'):z.3g} times, in "
+        f"ResNet {median(cases, 'growth_of_resnet'):z.3g} times",
     )

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from tinyflow.flow.claims_bench import Bench, Reading
-from tinyflow.flow.claims_blocks import closures
+from tinyflow.flow.claims_blocks import PLACE, closures
 from tinyflow.flow.claims_verdict import Case, Claim, median, medians, subsets
 from tinyflow.flow.paths import Spectrum
 
@@ -37,9 +37,9 @@ def relu_identity(bench: Bench) -> Claim | None:
         f"share of H's entries above 0, per block; satisfied from {MOST}",
         cases,
         closures(readings),
-        features=("place",),
-        note=f"median share {median(cases, 'mask'):.3f}, largest "
-        f"{max((c.numbers['mask'] for c in cases), default=0.0):.3f}",
+        features={"place": PLACE},
+        note=f"median share {median(cases, 'mask'):z.3f}, largest "
+        f"{max((c.numbers['mask'] for c in cases), default=0.0):z.3f}",
     )
 
 
@@ -68,8 +68,9 @@ def full_gradient(bench: Bench) -> Claim | None:
         cases,
         closures(readings),
         conditions=subsets(cases, "model", "the net"),
-        note=f"median ‖c_0‖/‖g_L‖ {median(cases, 'arrives'):.3f}, ‖c_0‖/‖g‖ "
-        f"{median(cases, 'c_0_over_g'):.2g}, signed share {median(cases, 'share'):.2g}",
+        note=f"median ‖c_0‖/‖g_L‖ {median(cases, 'arrives'):z.3f}, ‖c_0‖/‖g‖ "
+        f"{median(cases, 'c_0_over_g'):z.2g}, signed share "
+        f"{median(cases, 'share'):z.2g}",
     )
 
 
@@ -115,10 +116,10 @@ def short_paths(bench: Bench) -> Claim | None:
         cases,
         [s.closure for _, s in spectra],
         conditions=subsets(cases, "range", "the range"),
-        note=f"median share {median(cases, 'share'):.2f}, by the count × mean norm of "
-        f"the paper {median(cases, 'veit_share'):.2f}; those norms add up to "
-        f"{median(cases, 'veit_over_exact'):.3g} times the exact ones; mean lengths "
-        + ", ".join(f"{s.mean_length():.1f} of {s.blocks}" for _, s in spectra),
+        note=f"median share {median(cases, 'share'):z.2f}, by the count × mean norm of "
+        f"the paper {median(cases, 'veit_share'):z.2f}; those norms add up to "
+        f"{median(cases, 'veit_over_exact'):z.3g} times the exact ones; mean lengths "
+        + ", ".join(f"{s.mean_length():z.1f} of {s.blocks}" for _, s in spectra),
         batch=bench.setup.path_batch,
     )
 
@@ -140,8 +141,8 @@ def path_decay(bench: Bench) -> Claim | None:
         cases,
         [s.closure for _, s in spectra],
         conditions=subsets(cases, "blocks", "the number of blocks"),
-        note=f"median {median(cases, 'decades_per_module'):.3f} decades per module, "
-        f"R² {median(cases, 'R2'):.3f}",
+        note=f"median {median(cases, 'decades_per_module'):z.3f} decades per module, "
+        f"R² {median(cases, 'R2'):z.3f}",
         batch=bench.setup.path_batch,
     )
 
@@ -215,12 +216,12 @@ def _law(
         cases,
         closures(readings),
         conditions=[
-            *subsets(cases, "from", "l counted from"),
+            *subsets(cases, "from", "the place that l is counted from"),
             *subsets(cases, "stage", "the stage"),
-            *subsets(cases, "where", "l counted in"),
+            *subsets(cases, "where", "the stage, and where l is counted from,"),
         ],
         note=f"median exponent {medians(cases, 'exponent', by='where')}; R² "
-        f"{median(cases, 'R2'):.2f}",
+        f"{median(cases, 'R2'):z.2f}",
     )
 
 

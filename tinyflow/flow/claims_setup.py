@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -70,7 +71,23 @@ class Setup:
             four=tuple(four[0]) if four and len(four[0]) == 4 else (),
         )
 
+    def networks(self) -> tuple[str, ...]:
+        """Every network that plays a part."""
+        parts = (getattr(self, name) for name in PARTS)
+        return tuple(dict.fromkeys(name for part in parts for name in part))
 
+    def without(self, names: Sequence[str]) -> Setup:
+        """This setup with the parts of `names` left out."""
+        parts: dict[str, Any] = {
+            part: tuple(name for name in getattr(self, part) if name not in names)
+            for part in PARTS
+        }
+        whole = len(parts["four"]) == len(self.four)
+        parts["four"] = self.four if whole else ()
+        return replace(self, **parts)
+
+
+PARTS = ("plain", "vgg", "residual", "se", "dense", "paths", "deep", "four", "shrunk")
 QUICK = Setup()
 FULL = Setup(
     plain=("plain20", "plain56", "plain110"),
@@ -97,6 +114,7 @@ def train_briefly(
     batch: int = 32,
     lr: float | None = None,
     num_classes: int = 10,
+    progress: Callable[[float], None] = lambda done: None,
 ) -> nn.Module:
     """A network after a few hundred steps of SGD (momentum 0.9, decay 1e-4), float32.
 
@@ -112,6 +130,7 @@ def train_briefly(
         batch: images per step.
         lr: largest learning rate; the network's own if None.
         num_classes: outputs of the classifier.
+        progress: called with the part of the steps that is done.
 
     Raises:
         FloatingPointError: the loss is no longer finite.
@@ -138,4 +157,5 @@ def train_briefly(
             )
         except FloatingPointError as error:
             raise FloatingPointError(f"{name}: {error}") from None
+        progress((step + 1) / steps)
     return model

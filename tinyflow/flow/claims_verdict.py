@@ -99,7 +99,8 @@ def judge(
     Args:
         cases: at least one.
         conditions: tried first, in order.
-        features: names of numbers on which thresholds may be searched.
+        features: names of numbers on which thresholds may be searched; a mapping also
+            says what to call them in the verdict.
     """
     if not cases:
         raise ValueError("a verdict needs at least one case")
@@ -111,8 +112,11 @@ def judge(
     if share <= NONE:
         return Judgement(FAILS, grounds, share)
     tried = list(conditions)
+    said = features if isinstance(features, Mapping) else {n: n for n in features}
     if len(cases) >= ENOUGH:
-        tried += [found for name in features for found in thresholds(cases, name)]
+        tried += [
+            found for name in said for found in thresholds(cases, name, said[name])
+        ]
     best, best_worth = None, -1.0
     for condition in tried:
         when, unless = agreement(cases, condition)
@@ -141,7 +145,9 @@ def agreement(cases: Sequence[Case], condition: Condition) -> tuple[float, float
     return statistics.fmean(when), statistics.fmean(unless)
 
 
-def thresholds(cases: Sequence[Case], name: str) -> list[Condition]:
+def thresholds(
+    cases: Sequence[Case], name: str, words: str | None = None
+) -> list[Condition]:
     """The best ``name ≥ t`` and the best ``name ≤ t`` over the cases that have it."""
     values = sorted(
         {
@@ -155,17 +161,17 @@ def thresholds(cases: Sequence[Case], name: str) -> list[Condition]:
         return found
     step = max(1, len(values) // 200)
     for sign, cuts in ((True, values[1::step]), (False, values[:-1:step])):
-        tried = [_threshold(name, cut, sign) for cut in cuts]
+        tried = [_threshold(name, words or name, cut, sign) for cut in cuts]
         found.append(max(tried, key=lambda c: min(agreement(cases, c))))
     return found
 
 
-def _threshold(name: str, cut: float, above: bool) -> Condition:
+def _threshold(name: str, words: str, cut: float, above: bool) -> Condition:
     def test(numbers: Numbers) -> bool:
         value = float(numbers.get(name, math.nan))
         return value >= cut if above else value <= cut
 
-    return Condition(f"{name} {'≥' if above else '≤'} {cut:.3g}", test)
+    return Condition(f"{words} {'≥' if above else '≤'} {cut:z.3g}", test)
 
 
 def summary(cases: Sequence[Case]) -> list[dict[str, Any]]:
@@ -221,7 +227,7 @@ def medians(cases: Sequence[Case], name: str, *, by: str, digits: int = 2) -> st
     for case in cases:
         if by in case.numbers:
             groups.setdefault(str(case.numbers[by]), []).append(case)
-    return ", ".join(f"{g} {median(c, name):.{digits}g}" for g, c in groups.items())
+    return ", ".join(f"{g} {median(c, name):z.{digits}g}" for g, c in groups.items())
 
 
 def to_rows(found: Iterable[Claim], *, measured: bool = False) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from tinyflow.flow.dense import DenseBlock, dense_terms
 from tinyflow.flow.paths import Spectrum
 from tinyflow.flow.subject import Subject
 from tinyflow.flow.trace import Row as TraceRow
+from tinyflow.tape import Tape
 
 Row = dict[str, Any]
 
@@ -79,9 +80,8 @@ class Summary:
 def summarise(subject: Subject) -> Summary:
     """Measure every block of a probed network."""
     tape = subject.probe.tape
-    is_dense = any(name.endswith(".x0") for name in tape.names)
-    dense = dense_terms(tape) if is_dense else []
-    blocks = [] if is_dense else block_terms(tape)
+    dense = dense_terms(tape) if is_dense(tape) else []
+    blocks = [] if dense else block_terms(tape)
     errors = [b.closure for b in blocks] + [d.closure for d in dense]
     errors += tape.closure().values()
     profile = [Point(b.name, b.norms["x"], b.shape) for b in blocks]
@@ -93,8 +93,8 @@ def summarise(subject: Subject) -> Summary:
         ]
     return Summary(
         name=subject.name,
-        state=subject.state,
-        dataset=subject.dataset,
+        state=subject.source.weights,
+        dataset=subject.source.data.name,
         parameters=subject.parameters,
         loss=float(subject.probe.loss.item()),
         blocks=blocks,
@@ -102,6 +102,11 @@ def summarise(subject: Subject) -> Summary:
         closure_max=worst(errors),
         profile=profile,
     )
+
+
+def is_dense(tape: Tape) -> bool:
+    """Whether a network has dense blocks."""
+    return any(name.endswith(".x0") for name in tape.names)
 
 
 def worst(errors: Sequence[float]) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 from tinyflow.backend import Array
 from tinyflow.flow.blocks import find_blocks
@@ -51,15 +52,27 @@ def branch_edges(probe: Probe, block: str, branch: str) -> list[Edge]:
     Raises:
         FlowError: there is no such block, or it has no such branch.
     """
-    if branch not in BRANCHES:
-        raise FlowError(f"unknown branch {branch!r}; one of {', '.join(BRANCHES)}")
+    check_branch(branch)
     blocks = {b.name: b for b in find_blocks(probe.tape)}
     if block not in blocks:
-        raise FlowError(f"no block {block!r}; the blocks are {', '.join(blocks)}")
+        near = get_close_matches(block, blocks, 4, 0.3) or list(blocks)[:4]
+        raise FlowError(
+            f"no block {block!r}; there are {len(blocks)}, among them {', '.join(near)}"
+        )
     edge: Edge | None = getattr(blocks[block], branch)
     if edge is None:
-        raise FlowError(f"block {block!r} ({blocks[block].kind}) has no {branch}")
+        has = [b for b in BRANCHES if getattr(blocks[block], b) is not None]
+        raise FlowError(
+            f"block {block!r} ({blocks[block].kind}) has no {branch}, but "
+            f"{' and '.join(has) or 'no branches at all'}"
+        )
     return [edge]
+
+
+def check_branch(branch: str) -> None:
+    """Raise FlowError unless `branch` is one of `BRANCHES`."""
+    if branch not in BRANCHES:
+        raise FlowError(f"unknown branch {branch!r}; one of {', '.join(BRANCHES)}")
 
 
 def counterfactual(

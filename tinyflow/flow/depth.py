@@ -9,8 +9,9 @@ it grew (explodes, if it does so with depth), below 1 it shrank (vanishes).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from models import build_model
 from tinyflow import nn
@@ -97,7 +98,7 @@ def measure_depth(
     )
 
 
-def depth_sweep(
+def iter_depths(
     depths: Iterable[int],
     kinds: Sequence[str] = ("plain", "resnet"),
     *,
@@ -107,8 +108,9 @@ def depth_sweep(
     dtype: str = "float32",
     training: bool = True,
     num_classes: int = 10,
-) -> list[DepthPoint]:
-    """Every kind at every depth with every seed, at initialisation.
+    progress: Callable[[str, int], None] = lambda name, depth: None,
+) -> Iterator[DepthPoint]:
+    """Every kind at every depth with every seed, at initialisation, one by one.
 
     Args:
         depths: 20, 32, 44, 56 or 110 weighted layers.
@@ -118,16 +120,17 @@ def depth_sweep(
         dtype: "float32" or "float64".
         training: batch statistics, or running ones (which a fresh net has not yet).
         num_classes: outputs of the classifier.
+        progress: called before each network with its name and depth.
 
-    Returns:
+    Yields:
         A point per (kind, depth, seed), in that order.
     """
     x = images.astype(dtype)
     seeds, depths = list(seeds), list(depths)
-    points = []
     for kind in kinds:
         for depth in depths:
             for seed in seeds:
+                progress(f"{kind}{depth}, seed {seed}", depth)
                 model = build_model(
                     f"{kind}{depth}",
                     num_classes=num_classes,
@@ -135,7 +138,11 @@ def depth_sweep(
                     in_channels=images.shape[1],
                     seed=seed,
                 ).to(device_of(x), dtype)
-                points.append(
-                    measure_depth(model, kind, depth, seed, x, labels, training)
-                )
-    return points
+                yield measure_depth(model, kind, depth, seed, x, labels, training)
+
+
+def depth_sweep(
+    depths: Iterable[int], kinds: Sequence[str] = ("plain", "resnet"), **how: Any
+) -> list[DepthPoint]:
+    """All points of :func:`iter_depths`, which says what it takes."""
+    return list(iter_depths(depths, kinds, **how))

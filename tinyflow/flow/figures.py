@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tinyflow.drawing import own_settings
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -54,17 +56,13 @@ STYLE: dict[str, Any] = {
 SIZE = (16.0, 9.0)
 CAPTION = 16
 WRAP = 138  # letters of a caption line
+WRAP_CONDITIONS = 120
 
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Matplotlib's settings inside the block; what the caller had, outside."""
-    import matplotlib
-
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        settings: Any = matplotlib.rcParams
-        settings.update(STYLE)
+    """Our settings of Matplotlib inside the block; what the caller had, outside."""
+    with own_settings(STYLE):
         yield
 
 
@@ -73,7 +71,7 @@ def frame(title: str, conditions: str, caption: str) -> Figure:
 
     Args:
         title: what is shown, of which network.
-        conditions: mode, precision, seed, batch.
+        conditions: network, data, mode, precision, seed, batch.
         caption: how to read it.
     """
     from matplotlib.figure import Figure
@@ -81,8 +79,11 @@ def frame(title: str, conditions: str, caption: str) -> Figure:
 
     figure = Figure(figsize=SIZE, layout="constrained")
     left, height = 0.012, SIZE[1] * 72
-    figure.text(left, 0.985, title, fontsize=23, fontweight="bold", va="top")
-    figure.text(left, 0.938, conditions, fontsize=17, color="#333333", va="top")
+    names: dict[str, Any] = {"va": "top", "parse_math": False}  # a path may hold a $
+    figure.text(left, 0.985, title, fontsize=23, fontweight="bold", **names)
+    under = textwrap.wrap(conditions, WRAP_CONDITIONS)
+    figure.text(left, 0.938, "\n".join(under), fontsize=17, color="#333333", **names)
+    top = 0.888 - 0.034 * (len(under) - 1)
     lines = textwrap.wrap(caption, WRAP)
     figure.text(
         left, 0.014, "\n".join(lines), fontsize=CAPTION, va="bottom", linespacing=1.3
@@ -90,7 +91,7 @@ def frame(title: str, conditions: str, caption: str) -> Figure:
     bottom = 0.025 + len(lines) * CAPTION * 1.42 / height
     engine = figure.get_layout_engine()
     assert isinstance(engine, ConstrainedLayoutEngine)
-    engine.set(w_pad=0.1, rect=(0.005, bottom, 0.99, 0.888 - bottom))
+    engine.set(w_pad=0.1, rect=(0.005, bottom, 0.99, top - bottom))
     return figure
 
 
@@ -156,6 +157,7 @@ def depth_ticks(axes: Axes, names: Sequence[str], most: int = 20) -> None:
     axes.set_xticks(
         places,
         [short(names[i]) for i in places],
+        parse_math=False,
         rotation=55 if turned else 0,
         ha="right" if turned else "center",
         rotation_mode="anchor" if turned else "default",

@@ -114,7 +114,7 @@ def training(points: Sequence[Row], name: str, conditions: str) -> Figure:
         )
         for column, block in enumerate(blocks):
             above, below = panels[:, column]
-            above.set_title(_label(block))
+            above.set_title(_label(block), parse_math=False)
             below.axhline(0, color=BLACK, lw=1.6)
             for term, how in _drawn([p.term for p in points if p.block == block]):
                 here = [p for p in points if (p.block, p.term) == (block, term)]

@@ -24,7 +24,8 @@ import numpy as np
 from tinyflow.backend import Array
 from tinyflow.flow.blocks import Block, find_blocks
 from tinyflow.flow.probe import FlowError, Probe, dot, norm, relative
-from tinyflow.tensor import Edge
+from tinyflow.flow.progress import Told, silent
+from tinyflow.tensor import Edge, Node
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,14 @@ def residual_blocks(probe: Probe) -> list[Block]:
     return found
 
 
-def spectrum(probe: Probe, *, veit_samples: int = 0, seed: int = 0) -> Spectrum:
-    """The exact spectrum, and Veit's estimate from `veit_samples` paths per length."""
+def spectrum(
+    probe: Probe, *, veit_samples: int = 0, seed: int = 0, progress: Told = silent
+) -> Spectrum:
+    """The exact spectrum, and Veit's estimate from `veit_samples` paths per length.
+
+    `progress` is called with the part, 0 to 1, that is done. The sweep takes about as
+    long as one sampled path of every length.
+    """
     tape, blocks = probe.tape, residual_blocks(probe)
     first = blocks[0].x
     g = first.grad
@@ -92,7 +99,13 @@ def spectrum(probe: Probe, *, veit_samples: int = 0, seed: int = 0) -> Spectrum:
         if b.squeeze is not None:
             steps[b.squeeze] = (0, 1)
     start = time.perf_counter()
-    parts = tape.graded_pullback(probe.loss, to=first, grade=steps.get)
+    sweep = 1 / (1 + veit_samples)
+
+    def visit(node: Node) -> None:
+        # The nearer to the first block, the more lengths every node carries.
+        progress(sweep * (1 - node.index / len(tape.nodes)) ** 2)
+
+    parts = tape.graded_pullback(probe.loss, to=first, grade=steps.get, visit=visit)
     seconds = time.perf_counter() - start
     lengths = list(range(len(blocks) + 1))
     by_length: dict[int, Array] = {}
@@ -118,7 +131,15 @@ def spectrum(probe: Probe, *, veit_samples: int = 0, seed: int = 0) -> Spectrum:
         }
         if gated
         else {},
-        veit=veit_estimate(probe, blocks, veit_samples, seed) if veit_samples else [],
+        veit=veit_estimate(
+            probe,
+            blocks,
+            veit_samples,
+            seed,
+            lambda done: progress(sweep + (1 - sweep) * done),
+        )
+        if veit_samples
+        else [],
     )
 
 
@@ -137,7 +158,11 @@ def path_gradient(probe: Probe, blocks: list[Block], crossed: set[int]) -> np.nd
 
 
 def veit_estimate(
-    probe: Probe, blocks: list[Block], samples: int, seed: int
+    probe: Probe,
+    blocks: list[Block],
+    samples: int,
+    seed: int,
+    progress: Told = silent,
 ) -> list[float]:
     """C(L, k) × mean norm of `samples` random paths of length k, for every k."""
     rng = np.random.default_rng(seed)
@@ -150,4 +175,5 @@ def veit_estimate(
             crossed = set(rng.choice(count, size=k, replace=False).tolist())
             sizes.append(norm(path_gradient(probe, blocks, crossed)))
         estimate.append(ways * float(np.mean(sizes)))
+        progress((k + 1) / (count + 1))
     return estimate

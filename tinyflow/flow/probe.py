@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,6 +45,7 @@ def probe(
     *,
     training: bool = True,
     retain: str = EDGES,
+    watch: Callable[[Tape], None] = lambda tape: None,
 ) -> Probe:
     """Run `model` forward and backward on one batch, keeping every edge.
 
@@ -55,6 +57,7 @@ def probe(
         images, labels: the batch; images in the model's dtype.
         training: batch statistics and dropout (as in a training step), or not.
         retain: retention level of the tape.
+        watch: given the tape before the first operator, to see how far it is.
     """
     was_training = [m.training for _, m in model.named_modules()]
     buffers = {name: b.copy() for name, b in model.named_buffers()}
@@ -67,6 +70,7 @@ def probe(
     x = Tensor(images, name="images")
     try:
         with Tape(retain) as tape:
+            watch(tape)
             loss = ops.cross_entropy(model(tape.watch(x)), labels)
         tape.backward(loss)
     finally:

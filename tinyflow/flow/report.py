@@ -5,17 +5,21 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from tinyflow.flow.probe import FlowError
+from tinyflow.reading import reason
+from tinyflow.train import folder as place
+from tinyflow.train.config import ConfigError
 
-RUNS = Path("runs")
+SUMMARY = "summary.json"  # moved last: where it is, everything is
+
+
+class WriteError(FlowError):
+    """The disk failed, not the one who asked."""
 
 
 def check_output(output: Path | None) -> None:
@@ -24,28 +28,44 @@ def check_output(output: Path | None) -> None:
     Raises:
         FlowError: the place is taken, a file, or cannot be written to.
     """
-    if output is not None and (output.is_symlink() or output.exists()):
-        if not output.is_dir() or any(output.iterdir()):
-            raise FlowError(f"--output {output} already exists: choose a new folder")
-    place = (output or RUNS / "new").absolute().parent
-    while not place.exists():
-        place = place.parent
-    if not place.is_dir():
-        raise FlowError(f"{place} is a file, not a folder: choose another --output")
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise FlowError(f"{place} is not writable: choose another --output")
+    try:
+        place.check_output(output)
+    except ConfigError as error:
+        raise FlowError(str(error)) from error
 
 
 class Folder:
-    """An analysis being written, into a hidden folder beside its final place.
+    """An analysis being written, into a hidden folder within its final place.
 
     Attributes:
         partial: where files are written until :func:`folder` moves them.
         path: where they are afterwards.
     """
 
-    def __init__(self, partial: Path, path: Path) -> None:
-        self.partial, self.path = partial, path
+    def __init__(self, claimed: place.RunFolder) -> None:
+        self._claimed = claimed
+        self.partial, self.path = claimed.claim, claimed.path
+
+    @property
+    def complete(self) -> bool:
+        """Whether the files are in their place."""
+        return self._claimed.kept
+
+    @contextmanager
+    def drawing(self, name: str) -> Iterator[None]:
+        """Say which figure it was that could not be drawn.
+
+        Raises:
+            WriteError: Matplotlib failed.
+        """
+        try:
+            yield
+        except (OSError, MemoryError):
+            raise
+        except Exception as error:
+            raise WriteError(
+                f"the figure {name} cannot be drawn ({type(error).__name__}: {error})"
+            ) from error
 
     def json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write strict JSON: what is not a finite number becomes null."""
@@ -65,57 +85,33 @@ class Folder:
 
 @contextmanager
 def folder(output: Path | None, stem: str) -> Iterator[Folder]:
-    """A folder that appears, whole, when the block ends; not at all if it raises.
+    """A folder that is complete when the block ends; not there at all if it raises.
+
+    It is claimed when the block begins, so that no other run or analysis takes it.
 
     Args:
         output: where, or None for the first free ``runs/analysis-<stem>-<n>``.
         stem: what the analysis is called.
 
     Raises:
-        FlowError: it cannot be written.
+        FlowError: it cannot be made, or is in use.
+        WriteError: it cannot be written.
     """
-    parent = (output or RUNS / stem).absolute().parent
-    made = [p for p in (parent, *parent.parents) if not p.exists()]
-    partial: Path | None = None
     try:
-        try:
-            parent.mkdir(parents=True, exist_ok=True)
-            partial = Path(tempfile.mkdtemp(prefix=".analysis-", dir=parent))
-            partial.chmod(0o755)
-            place = Folder(partial, output or partial)
-            yield place
-            place.path = _move(partial, output, stem)
-        except OSError as error:
-            where = error.filename or output or RUNS
-            raise FlowError(
-                f"{where} cannot be written ({error.strerror}): choose another --output"
-            ) from error
-    except BaseException:
-        if partial is not None:
-            shutil.rmtree(partial, ignore_errors=True)
-        for p in made:
-            try:
-                p.rmdir()
-            except OSError:
-                break
-        raise
-
-
-def _move(partial: Path, output: Path | None, stem: str) -> Path:
-    if output is not None:
-        os.replace(partial, output)  # onto nothing, or an empty folder
-        return output
-    number = 1
-    while True:
-        path = RUNS / f"analysis-{stem}-{number}"
-        if not path.exists():
-            try:
-                os.rename(partial, path)
-                return path
-            except OSError:  # somebody else took the number meanwhile
-                if not path.exists():
-                    raise
-        number += 1
+        claimed = place.RunFolder(output, f"analysis-{stem}")
+    except ConfigError as error:
+        raise FlowError(str(error)) from error
+    try:
+        yield Folder(claimed)
+        claimed.publish(SUMMARY)
+    except OSError as error:
+        where = error.filename or claimed.path
+        raise WriteError(
+            f"{where} cannot be written ({reason(error)}): free space or choose "
+            "another --output"
+        ) from error
+    finally:
+        claimed.end()
 
 
 def strict(value: Any) -> Any:

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-import json
+import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import models
 from models.cifar_resnet import DEPTHS
-from tinyflow.backend import asarray, choose_device
-from tinyflow.flow.claims import Claim, claims
-from tinyflow.flow.claims_setup import FULL, QUICK, train_briefly
-from tinyflow.flow.depth import DepthPoint, depth_sweep
+from tinyflow.backend import asarray
+from tinyflow.flow.claims import Claim, check_names, iter_claims
+from tinyflow.flow.claims_bench import Trained
+from tinyflow.flow.claims_setup import FULL, QUICK, Setup, train_briefly
+from tinyflow.flow.depth import DepthPoint, iter_depths
 from tinyflow.flow.probe import FlowError
-from tinyflow.flow.subject import MODES, Settings, as_flow_error, load_data, one_batch
-from tinyflow.train.checkpoint import load_checkpoint
+from tinyflow.flow.progress import Progress
+from tinyflow.flow.settings import MODES, Settings, as_flow_error
+from tinyflow.flow.source import CONFIG, Source, read_config, too_small
+from tinyflow.reading import Unreadable
 from tinyflow.train.config import DTYPE
 
 BRIEF = ("plain20", "resnet20", "se_resnet20")
 """Networks trained on the spot, to judge claims after training."""
 
 
-def sweep(settings: Settings, depths: str, seeds: int) -> list[DepthPoint]:
-    """Plain and residual networks of every depth, ``20,56``, with so many seeds.
+def check_sweep(settings: Settings, depths: str, seeds: int) -> list[int]:
+    """The depths that ``20,56`` names, sorted.
 
     Raises:
         FlowError: options that cannot be used, in one sentence.
@@ -33,86 +37,142 @@ def sweep(settings: Settings, depths: str, seeds: int) -> list[DepthPoint]:
             "depth builds its own plain and residual nets: leave --model and "
             "--checkpoint out"
         )
-    if seeds < 1:
-        raise FlowError(f"--seeds must be 1 or more, not {seeds}")
-    chosen = [int(d) if d.strip().isdigit() else 0 for d in depths.split(",")]
-    if not set(chosen) <= set(DEPTHS):
+    _check_seeds(seeds)
+    words = [word.strip() for word in depths.split(",")]
+    chosen = {int(w) for w in words if re.fullmatch("[0-9]{1,4}", w)}
+    if len(chosen) < len(set(words)) or not chosen <= set(DEPTHS):
         known = ", ".join(map(str, DEPTHS))
         raise FlowError(f"--depths {depths!r}: give some of {known}, with commas")
+    return sorted(chosen)
+
+
+def _check_seeds(seeds: int) -> None:
+    if seeds < 1:
+        raise FlowError(f"--seeds must be 1 or more, not {seeds}")
+
+
+def sweep(
+    source: Source, depths: list[int], seeds: int, progress: Progress
+) -> Iterator[DepthPoint]:
+    """Plain and residual networks of every depth, with so many seeds, one by one."""
+    s = source.settings
+    images, labels = source.batch()
+    progress.plan(2 * seeds * sum(depths))
     with as_flow_error():
-        data = load_data(settings, settings.dataset or "shapes")
-        images, labels = one_batch(settings, data)
-        images = asarray(images, choose_device(settings.device)[0])
-        return depth_sweep(
-            sorted(set(chosen)),
-            seeds=range(settings.seed, settings.seed + seeds),
-            images=images,
+        yield from iter_depths(
+            depths,
+            seeds=range(s.seed, s.seed + seeds),
+            images=asarray(images, source.device),
             labels=labels,
-            dtype=settings.dtype,
-            training=settings.mode == "train",
-            num_classes=data.num_classes,
+            dtype=s.dtype,
+            training=s.mode == "train",
+            num_classes=source.data.num_classes,
+            progress=lambda name, depth: progress.begin(name, depth),
         )
 
 
-def judged(
-    settings: Settings, only: list[str] | None, seeds: int, full: bool, steps: int = 0
-) -> list[Claim]:
-    """The claims at initial weights and, with a checkpoint, for its network too.
-
-    With `steps` above 0, also for `BRIEF` networks trained for so many steps, per seed.
+def check_claims(
+    settings: Settings, only: list[str] | None, seeds: int, steps: int
+) -> list[str]:
+    """The claims to judge, each once.
 
     Raises:
         FlowError: options that cannot be used, in one sentence.
     """
-    if seeds < 1:
-        raise FlowError(f"--seeds must be 1 or more, not {seeds}")
+    _check_seeds(seeds)
     if steps < 0:
         raise FlowError(f"--train-steps must be 0 or more, not {steps}")
+    if steps and settings.checkpoint is not None:
+        raise FlowError(
+            "--train-steps trains networks of its own and --checkpoint brings one: "
+            "leave out one of the two"
+        )
+    return check_names(only)
+
+
+def chosen_setup(source: Source, full: bool) -> tuple[Setup, str]:
+    """The networks that the claims are judged on, and a sentence on those left out."""
     setup = FULL if full else QUICK
+    if source.settings.model:
+        return setup.only(list(source.settings.names(()))), ""
+    small = too_small(setup.networks(), source.data)
+    return setup.without(small), source.left_out(small) if small else ""
+
+
+def judged(
+    source: Source,
+    setup: Setup,
+    wanted: list[str],
+    seeds: int,
+    steps: int,
+    progress: Progress,
+) -> Iterator[Claim]:
+    """The claims at initial weights and, with a checkpoint, for its network too.
+
+    With `steps` above 0, also for `BRIEF` networks trained for so many steps, per seed.
+    """
+    s, told = source.settings, source.told
+    chosen = range(s.seed, s.seed + seeds)
+    trained: Trained | None = None
+    images, labels = source.batch()
     with as_flow_error():
-        if settings.model:
-            setup = setup.only([models.full_name(name) for name in settings.model])
-        trained = None
-        if settings.checkpoint is not None:
-            model, told = load_checkpoint(settings.checkpoint)
-            trained = {told.model: [model.to(dtype=settings.dtype)]}
-        data = load_data(settings, settings.dataset or "shapes")
-        images, labels = one_batch(settings, data)
-        images = asarray(images, choose_device(settings.device)[0])
-        chosen = range(settings.seed, settings.seed + seeds)
-        for name in BRIEF if steps else ():
-            say(f"training {name} for {steps} steps with {seeds} seeds")
-            nets = [train_briefly(name, data, steps=steps, seed=s) for s in chosen]
-            brief = [net.to(dtype=settings.dtype) for net in nets]
-            trained = {**(trained or {}), name: brief}
-        return claims(
-            images,
+        if source.model is not None and told is not None:
+            model = source.model.to(dtype=s.dtype)
+            trained = Trained({told.model: [model]}, (told.seed,), source.weights)
+        elif steps:
+            brief: dict[str, list[Any]] = {name: [] for name in BRIEF}
+            progress.plan(len(BRIEF) * seeds)
+            for name in BRIEF:
+                for seed in chosen:
+                    progress.begin(f"training {name}, seed {seed}")
+                    net = train_briefly(
+                        name,
+                        source.data,
+                        steps=steps,
+                        seed=seed,
+                        progress=progress.within,
+                    )
+                    brief[name].append(net.to(dtype=s.dtype))
+            trained = Trained(brief, tuple(chosen), f"after {steps} steps of training")
+        yield from iter_claims(
+            asarray(images, source.device),
             labels,
             seeds=chosen,
-            dtype=settings.dtype,
+            dtype=s.dtype,
             trained=trained,
             setup=setup,
-            training=settings.mode == "train",
-            only=only,
-            num_classes=data.num_classes,
-            progress=say,
+            training=s.mode == "train",
+            only=wanted,
+            num_classes=source.data.num_classes,
+            progress=progress,
         )
 
 
-def say(line: str) -> None:
-    """Show on a terminal that something is going on."""
-    if sys.stderr.isatty():
-        print(line, file=sys.stderr)
+def described(run: Path) -> tuple[str, str, dict[str, Any]]:
+    """The network of a run, its conditions, and both as facts, from config.json.
 
-
-def described(run: Path) -> tuple[str, str]:
-    """The network of a run, and its conditions, from config.json if it can be read."""
-    precision = f"{MODES['train']} · {DTYPE}"
+    One that is damaged is said to be on stderr, and left out.
+    """
+    facts: dict[str, Any] = {"run": str(run), "weights": "along training"}
+    facts |= {"normalisation": MODES["train"], "dtype": DTYPE}
+    plain = run.name, f"training run {run} · {MODES['train']} · {DTYPE}", facts
+    wanted = {"model": str, "dataset": str, "seed": int, "batch_size": int}
     try:
-        text = (run / "config.json").read_text(encoding="utf-8")
-        config: dict[str, Any] = json.loads(text)
+        if not (config := read_config(run)):
+            return plain
+        for key, kind in wanted.items():
+            if type(config.get(key)) is not kind:
+                raise Unreadable(f"{run / CONFIG} names no {key}")
         name = models.full_name(config["model"])
-        dataset, seed, size = (config[k] for k in ("dataset", "seed", "batch_size"))
-    except (OSError, ValueError, KeyError, TypeError):
-        return run.name, f"training run {run} · {precision}"
-    return name, f"{dataset} · {precision} · seed {seed} · batch of {size} · {run}"
+    except ValueError as error:
+        print(f"{error}; so the figure does not say what was trained", file=sys.stderr)
+        return plain
+    dataset, seed, size = (config[k] for k in ("dataset", "seed", "batch_size"))
+    resolved = config.get("resolved")
+    resolved = resolved if isinstance(resolved, dict) else {}
+    classes = resolved.get("num_classes")
+    facts |= {"model": name, "dataset": dataset, "classes": classes, "seed": seed}
+    facts |= {"batch_size": size, "epochs": config.get("epochs")}
+    of = f", {classes} classes" if classes else ""
+    said = f"{dataset}{of} · {MODES['train']} · {DTYPE} · seed {seed} · batch of {size}"
+    return name, f"{said} · {run}", facts

@@ -1,212 +1,308 @@
-"""The tables an analysis prints: 100 columns at most, plain text in a pipe."""
+"""The tables an analysis prints; :mod:`tinyflow.flow.layout` sets them."""
 
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-
 from tinyflow.flow.blocks import Terms
 from tinyflow.flow.compare import Summary, against_shortcut
+from tinyflow.flow.counterfactual import Counterfactual
 from tinyflow.flow.dense import DenseBlock
+from tinyflow.flow.depth import DepthPoint
+from tinyflow.flow.layout import (
+    PROSE,
+    Column,
+    Table,
+    counts,
+    errors,
+    fill,
+    numbers,
+    percent,
+    two,
+    words,
+)
 from tinyflow.flow.paths import Spectrum
 
-WIDTH = 100
-
-
-def number(value: float | None) -> str:
-    """Three digits, whatever the size; "-" for what is not there."""
-    if value is None or math.isnan(value):
-        return "-"
-    size = abs(value)
-    if value and math.isfinite(value) and (size < 1e-2 or size >= 1e4):
-        digits, _, exponent = f"{value:.1e}".partition("e")
-        return f"{digits}e{int(exponent)}"  # 4.6e-3, not 4.6e-03: columns are dear
-    return f"{value:.3g}"
-
-
-def two(value: float | None) -> str:
-    """Two decimals; "-" for what is not there."""
-    return "-" if value is None or math.isnan(value) else f"{value:.2f}"
-
-
-def error(value: float) -> str:
-    """A closure error: its power of ten, or 0."""
-    return f"{value:.0e}" if value else "0"
-
-
-def show(table: Table) -> None:
-    """Print title, table and notes: as wide as the terminal, or 100 columns."""
-    live = sys.stdout.isatty()
-    console = Console(
-        width=None if live else WIDTH, color_system="auto" if live else None
-    )
-    title, notes, table.title, table.caption = table.title, table.caption, None, None
-    console.print(title, style="bold", highlight=False, markup=False)
-    console.print(table)
-    if notes is not None:
-        console.print(notes, highlight=False, markup=False)
-
-
-def _table(title: str, *columns: str) -> Table:
-    table = Table(
-        title=title,
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-    )
-    for i, column in enumerate(columns):
-        table.add_column(column, justify="right" if i else "left", no_wrap=i == 0)
-    return table
+CLOSURE = "largest conservation error, ‖gradient - sum of its parts‖ / ‖gradient‖"
+SHARE = {
+    "F": "of what came through the block's layers; all there is",
+    "shortcut": "of what came along the shortcut",
+    "residual": "of what came through the residual branch",
+    "gain": "of what came through the residual branch, scaled by the gate",
+    "gate": "of what came through the gate itself",
+    "other": "of what came from uses of x outside the block",
+}
 
 
 def compared(summaries: Sequence[Summary], conditions: str) -> Table:
     """A row per network."""
-    table = _table(
+    ends = [s.ends for s in summaries]
+
+    def share(*names: str) -> list[float | None]:
+        return [s.share(*names) for s in summaries]
+
+    ratios = [first / last if last else None for first, last in ends]
+    return Table(
         f"Gradient flow · {conditions}",
-        "model",
-        "param.\n(M)",
-        "blocks",
-        "loss",
-        "‖g‖\nfirst",
-        "‖g‖\nlast",
-        "first\n/ last",
-        "x / H",
-        "short-\ncut",
-        "resi-\ndual",
-        "gate",
-        "cos",
-        "clos-\nure",
+        [
+            Column("model", "the network", [s.name for s in summaries], words),
+            Column(
+                "param.\n(M)",
+                "its trainable numbers, in millions",
+                [s.parameters / 1e6 for s in summaries],
+                two,
+            ),
+            Column(
+                "blocks",
+                "how many it has; in a DenseNet, dense blocks",
+                [len(s.blocks) or len(s.dense) for s in summaries],
+                words,
+            ),
+            Column(
+                "loss",
+                "mean cross-entropy of the batch, in nats",
+                [s.loss for s in summaries],
+                two,
+            ),
+            Column(
+                "‖g‖\nfirst",
+                "size of ∂L/∂x at the input of the first block",
+                [e[0] for e in ends],
+            ),
+            Column("‖g‖\nlast", "the same of the last block", [e[1] for e in ends]),
+            Column("first\n/ last", "the one divided by the other", ratios),
+            Column(
+                "x / H",
+                "median over blocks: gradient at a block's input by that at its end",
+                [s.ratio for s in summaries],
+            ),
+            Column(
+                "short-\ncut",
+                f"median signed share {SHARE['shortcut']}; shares add up to about 1",
+                share("shortcut"),
+                two,
+            ),
+            Column(
+                "resi-\ndual",
+                f"median signed share {SHARE['residual']} (SE: gain)",
+                share("residual", "gain"),
+                two,
+            ),
+            Column("gate", f"median signed share {SHARE['gate']}", share("gate"), two),
+            Column(
+                "cos",
+                "mean cosine of the angle between the shortcut's part and the rest",
+                [s.cosine for s in summaries],
+                two,
+            ),
+            Column("closure", CLOSURE, [s.closure_max for s in summaries], errors),
+        ],
     )
-    for s in summaries:
-        first, last = s.ends
-        table.add_row(
-            s.name,
-            f"{s.parameters / 1e6:.1f}",
-            str(len(s.blocks) or len(s.dense)),
-            f"{s.loss:.2f}",
-            number(first),
-            number(last),
-            number(first / last if last else None),
-            number(s.ratio),
-            two(s.share("shortcut")),
-            two(s.share("residual", "gain")),
-            two(s.share("gate")),
-            two(s.cosine),
-            error(s.closure_max),
-        )
-    table.caption = (
-        "‖g‖: ∂L/∂x at the input of the first and last block. x / H: median over "
-        "blocks, size at the block's input by size at its end. shortcut, residual "
-        "(SE: gain), gate: median signed shares, together about 1. cos: mean cosine "
-        "between the shortcut and the rest. closure: largest conservation error."
-    )
-    return table
 
 
 def blocks(found: Sequence[Terms], title: str) -> Table:
     """A row per block."""
     names = list(dict.fromkeys(t for b in found for t in b.shares))
-    table = _table(
+    return Table(
         title,
-        "block",
-        "kind",
-        "‖g_x‖",
-        "x / H",
-        *(f"{n}\nshare" for n in names),
-        "cosine",
-        "H > 0",
-        "closure",
+        [
+            Column("block", "first one first", [b.name for b in found], words),
+            Column("kind", "what its shortcut is", [b.kind for b in found], words),
+            Column(
+                "‖g_x‖",
+                "size of the gradient at its input x",
+                [b.norms["x"] for b in found],
+            ),
+            Column(
+                "x / H",
+                "‖g_x‖ by ‖g_H‖, the gradient where it ends, before its last ReLU",
+                [b.ratio for b in found],
+            ),
+            *(
+                Column(
+                    f"{n}\nshare",
+                    f"signed share in g_x {SHARE.get(n, '')}",
+                    [b.shares.get(n) for b in found],
+                    two,
+                )
+                for n in names
+            ),
+            Column(
+                "cosine",
+                "of the angle between the shortcut's part and the rest",
+                [against_shortcut(b) for b in found],
+                two,
+            ),
+            Column(
+                "H > 0",
+                "part of H that the ReLU lets through",
+                [b.mask for b in found],
+                percent,
+            ),
+            Column("closure", CLOSURE, [b.closure for b in found], errors),
+        ],
     )
-    for b in found:
-        table.add_row(
-            b.name,
-            b.kind,
-            number(b.norms["x"]),
-            number(b.ratio),
-            *(two(b.shares.get(n)) for n in names),
-            two(against_shortcut(b)),
-            "-" if b.mask is None else f"{b.mask:.0%}",
-            error(b.closure),
-        )
-    return table
 
 
 def dense(found: Sequence[DenseBlock], title: str) -> Table:
     """A row per dense block."""
-    table = _table(
+    return Table(
         title,
-        "block",
-        "maps",
-        "‖g‖ in",
-        "‖g‖ out",
-        "R first",
-        "√readers",
-        "N_eff first",
-        "exponent",
-        "closure",
+        [
+            Column(
+                "block",
+                "first one first",
+                [d.name.rpartition(".")[2] for d in found],
+                words,
+            ),
+            Column("maps", "how many it holds", [len(d.sources) for d in found], words),
+            Column(
+                "‖g‖ in",
+                "size of the gradient of its first map, counting all readers",
+                [d.state_norms[0] for d in found],
+            ),
+            Column(
+                "‖g‖ out",
+                "size of the gradient of all its maps where it ends",
+                [d.state_norms[-1] for d in found],
+            ),
+            Column(
+                "R first",
+                "of the first map x_0: 1 if what its readers send back is at right "
+                "angles, root readers if it all aligns, below 1 if it cancels",
+                [d.coherence[0] for d in found],
+            ),
+            Column(
+                "root\nreaders",
+                "square root of the number of readers of x_0",
+                [math.sqrt(d.readers[0]) for d in found],
+            ),
+            Column(
+                "N_eff\nfirst",
+                "how many of these readers count",
+                [d.effective[0] for d in found],
+            ),
+            Column(
+                "exponent",
+                "of rms gradient against readers; a √l law needs 0.5 and N_eff = "
+                "readers",
+                [d.exponent for d in found],
+                two,
+            ),
+            Column("closure", CLOSURE, [d.closure for d in found], errors),
+        ],
     )
-    for d in found:
-        table.add_row(
-            d.name.rpartition(".")[2],
-            str(len(d.sources)),
-            number(d.state_norms[0]),
-            number(d.state_norms[-1]),
-            number(d.coherence[0]),
-            number(math.sqrt(d.readers[0])),
-            number(d.effective[0]),
-            number(d.exponent),
-            error(d.closure),
-        )
-    table.caption = (
-        "R: 1 if the readers' contributions to x_0 are at right angles, √readers if "
-        "they all align, below 1 if they cancel. N_eff: how many of them count. "
-        "exponent: of rms gradient against readers; a √l law needs 0.5 and N_eff = "
-        "readers."
-    )
-    return table
 
 
 def paths(found: Spectrum, title: str) -> Table:
     """The lengths that carry the gradient."""
-    table = _table(title, "length k", "paths", "‖c_k‖", "share", "Veit's estimate")
-    for i, k in enumerate(found.lengths):
-        table.add_row(
-            str(k),
-            number(float(found.paths[i])),
-            number(found.norms[i]),
-            number(found.shares[i]),
-            number(found.veit[i]) if found.veit else "-",
-        )
-    table.caption = (
-        f"mean length {found.mean_length():.2f} of {found.blocks} (weighted by signed "
-        f"share); ‖g‖ = {number(found.total)}; sweep {found.seconds:.1f} s"
+    columns = [
+        Column("length", "k, residual branches crossed", found.lengths, words),
+        Column("paths", "how many have that length", found.paths, counts),
+        Column("‖c_k‖", "size of the sum of what comes along them", found.norms),
+        Column("share", "its signed share in the gradient", found.shares, two),
+    ]
+    if found.veit:
+        meaning = "number of paths by the mean size of a few sampled ones (Veit et al.)"
+        columns.append(Column("estimate", meaning, found.veit))
+    (size,) = numbers([found.total])
+    return Table(
+        title,
+        columns,
+        f"Mean length {found.mean_length():z.2f} of {found.blocks}, weighted by signed "
+        f"share; size of the whole gradient {size}; sweep {found.seconds:.1f} s.",
     )
-    return table
 
 
-def plain(rows: Sequence[Mapping[str, Any]], title: str) -> Table:
-    """Any rows of the same keys."""
-    table = _table(title, *(rows[0] if rows else ()))
+def counterfactual(found: Sequence[tuple[str, Counterfactual]], title: str) -> Table:
+    """A row per network: what became of the first layer's gradient."""
+    rows = [c for _, c in found]
+    return Table(
+        title,
+        [
+            Column("model", "the network", [name for name, _ in found], words),
+            Column("block", "whose branch was scaled", [c.block for c in rows], words),
+            Column("branch", "which one", [c.branch for c in rows], words),
+            Column(
+                "factor",
+                "what crosses the branch is multiplied by this",
+                [c.factor for c in rows],
+            ),
+            Column(
+                "size",
+                "of the first layer's gradient, by what it was",
+                [c.norm_ratio for c in rows],
+            ),
+            Column(
+                "change",
+                "size of the difference, by the size of what it was",
+                [c.change for c in rows],
+            ),
+            Column(
+                "cosine",
+                "of the angle between the two",
+                [c.cosine for c in rows],
+                two,
+            ),
+        ],
+    )
+
+
+def depths(found: Sequence[DepthPoint], title: str) -> Table:
+    """A row per network of a depth sweep."""
+    return Table(
+        title,
+        [
+            Column("kind", "plain or residual", [p.kind for p in found], words),
+            Column("depth", "weighted layers", [p.depth for p in found], words),
+            Column("seed", "of the initial weights", [p.seed for p in found], words),
+            Column(
+                "‖∂L/∂W‖",
+                "size of the gradient of the first layer's weights",
+                [p.weight for p in found],
+            ),
+            Column(
+                "first",
+                "size of the gradient at the input of the first block",
+                [p.first for p in found],
+            ),
+            Column(
+                "last",
+                "the same at the last map before the classifier",
+                [p.last for p in found],
+            ),
+            Column(
+                "growth",
+                "the one divided by the other: above 1 it grew on its way back",
+                [p.growth for p in found],
+            ),
+            Column(
+                "loss",
+                "mean cross-entropy of the batch, in nats",
+                [p.loss for p in found],
+                two,
+            ),
+            Column("closure", CLOSURE, [p.closure for p in found], errors),
+        ],
+    )
+
+
+def judged(rows: Sequence[Mapping[str, Any]], title: str, most: int) -> str:
+    """A paragraph per claim: who says what, what was measured, how it ends and why."""
+    prose = min(most, PROSE)
+    parts = [fill(title, prose, later="  ")]
     for row in rows:
-        table.add_row(
-            *(number(v) if isinstance(v, float) else str(v) for v in row.values())
-        )
-    return table
-
-
-def judged(rows: Sequence[Mapping[str, Any]], title: str) -> Table:
-    """A row per claim: who, what, and how it ends."""
-    table = _table(title, "claim", "weights", "verdict", "decided by")
-    for row in rows:
-        table.add_row(
-            row["id"], str(row.get("mode", "")), row["verdict"], row["decided_by"]
-        )
-    for column in table.columns[1:]:
-        column.justify = "left"
-    return table
+        fields = {
+            "claim": row["statement"],
+            "measured": row["quantity"],
+            "on": f"{row['models']}, seeds {row['seeds']}, {row['weights']}",
+            "verdict": row["verdict"],
+            "because": row["decided_by"],
+        }
+        lines = [fill(f"{row['id']} · {row['source']}", prose, later="  ")]
+        for name, text in fields.items():
+            lines.append(fill(text, prose, f"  {name}:".ljust(13), " " * 13))
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts) + "\n"

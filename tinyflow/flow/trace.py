@@ -11,7 +11,8 @@ The file has one line per step, block and term:
 `term` is "x" and "H" (the gradients at the block's input and sum) and each term of
 :mod:`tinyflow.flow.blocks`: "F", "shortcut", "residual", "gain", "gate", "other", with
 its L2 `norm`, its signed `share` of the gradient at x, and its `cosine` to the shortcut
-term. In DenseNet a block is a source map, its terms are its readers.
+term. In DenseNet a block is a source map, its terms are its readers. A block that
+reads the images, like VGG's first, is left out: training needs no gradient there.
 """
 
 from __future__ import annotations
@@ -19,18 +20,24 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
+from sys import intern
 
+from tinyflow.atomic import appending
 from tinyflow.flow.blocks import block_terms, has_blocks
 from tinyflow.flow.dense import dense_terms
 from tinyflow.flow.probe import FlowError
+from tinyflow.reading import Unreadable, kind, number, read_table, whole
 from tinyflow.tape import Tape
 
 FILE = "trace.csv"
 COLUMNS = ("step", "loss", "block", "kind", "term", "norm", "share", "cosine")
+MOST = 200_000_000
+"""Bytes of the longest trace that is read: three million rows."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Row:
     """One line of a trace; see the module's docstring. None where not defined."""
 
@@ -55,21 +62,28 @@ class TraceWriter:
     def __init__(self, folder: Path) -> None:
         self.path = folder / FILE
         self.closure_max = 0.0
-        with self.path.open("w", newline="") as file:
-            csv.writer(file).writerow(COLUMNS)
+        with self.path.open("x", encoding="utf-8", newline="") as file:
+            file.write(",".join(COLUMNS) + "\n")
 
     def __call__(self, step: int, loss: float, tape: Tape) -> None:
         """Write the block terms of one step (a Tape(retain="edges") after backward)."""
-        with self.path.open("a", newline="") as file:
-            out = csv.writer(file)
-            for row in self._rows(step, loss, tape):
-                numbers = (row.norm, row.share, row.cosine)
-                shown = ["" if n is None else f"{n:.6g}" for n in numbers]
-                where = (row.step, f"{row.loss:.6g}", row.block, row.kind, row.term)
-                out.writerow([*where, *shown])
+        lines = StringIO(newline="")
+        out = csv.writer(lines, lineterminator="\n")
+        for row in self._rows(step, loss, tape):
+            numbers = (row.norm, row.share, row.cosine)
+            shown = ["" if n is None else f"{n:.6g}" for n in numbers]
+            where = (row.step, f"{row.loss:.6g}", row.block, row.kind, row.term)
+            out.writerow([*where, *shown])
+        with appending(self.path, lines.getvalue()):  # a step is there whole or not
+            pass
 
     def _rows(self, step: int, loss: float, tape: Tape) -> Iterator[Row]:
         if not has_blocks(tape):
+            if not any(name.endswith(".x0") for name in tape.names):
+                raise FlowError(
+                    "this network has neither blocks that mark their sum H nor dense "
+                    "blocks, so there is nothing to trace: leave --trace-every out"
+                )
             yield from self._dense_rows(step, loss, tape)
             return
         for terms in block_terms(tape):
@@ -99,27 +113,46 @@ def read_trace(folder: Path) -> list[Row]:
         FlowError: there is no trace, or it is not one.
     """
     path = folder / FILE
-    if not path.is_file():
-        raise FlowError(
-            f"{path} does not exist: train with `python train.py --trace-every N` first"
-        )
-    with path.open(newline="") as file:
-        reader = csv.reader(file)
-        if tuple(next(reader, ())) != COLUMNS:
+    rows: list[Row] = []
+    try:
+        if kind(path) == "nothing":
             raise FlowError(
-                f"{path} is not a trace: its first line must name {COLUMNS}"
+                f"{path} does not exist: train with `python train.py --trace-every N` "
+                "first"
             )
-        try:
-            rows = [
-                Row(int(s), float(loss), block, kind, term, float(norm), *map(_n, rest))
-                for s, loss, block, kind, term, norm, *rest in reader
-            ]
-        except (TypeError, ValueError) as error:
-            raise FlowError(f"{path} is damaged near line {reader.line_num}") from error
+        for entries in read_table(path, COLUMNS, MOST):
+            try:
+                rows.append(_row(*entries))
+            except ValueError as error:
+                raise Unreadable(
+                    f"{path} is damaged in its {len(rows) + 1}th row: {error}"
+                ) from error
+    except Unreadable as error:
+        raise FlowError(f"{error}; trace a run again") from error
     if not rows:
         raise FlowError(f"{path} holds no traced step: the run ended before its first")
-    return rows
+    return _whole_steps(rows)
+
+
+def _row(
+    step: str, loss: str, block: str, kind: str, term: str, norm: str, *rest: str
+) -> Row:
+    # A run has few blocks and many rows: their names are kept once.
+    names = (intern(block), intern(kind), intern(term))
+    return Row(whole(step), number(loss), *names, number(norm), *map(_n, rest))
 
 
 def _n(text: str) -> float | None:
-    return float(text) if text else None
+    return number(text) if text else None
+
+
+def _whole_steps(rows: list[Row]) -> list[Row]:
+    """Without a last step that lacks rows: the run was killed while it was written."""
+
+    def named(step: int) -> list[tuple[str, str]]:
+        return [(row.block, row.term) for row in rows if row.step == step]
+
+    first, last = rows[0].step, rows[-1].step
+    if last != first and named(last) != named(first):
+        return [row for row in rows if row.step != last]
+    return rows

@@ -239,8 +239,7 @@ def _share(
     along_channels = channels > y.size // channels or rows < threads.count()
     total, work = (channels, some_channels) if along_channels else (rows, some_rows)
     least = -(-threads.PRODUCTS * total // products)
-    with threads.one_blas_thread(samples):
-        return threads.share(y, total, least, work, samples)
+    return threads.share(y, total, least, work, samples)
 
 
 def _products(x: Array, w_shape: tuple[int, ...], at: Windows) -> int:

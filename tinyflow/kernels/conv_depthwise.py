@@ -16,6 +16,7 @@ import numpy as np
 
 from tinyflow.backend import Array, array_module
 from tinyflow.kernels.scratch import scratch
+from tinyflow.kernels.sums import column_sums
 from tinyflow.kernels.window import Windows
 
 BLOCK_BYTES = 1 << 20
@@ -47,13 +48,12 @@ def input_grad(g: Array, w: Array, x_shape: tuple[int, ...], at: Windows) -> Arr
 def weight_grad(g: Array, x: Array, w_shape: tuple[int, ...], at: Windows) -> Array:
     """The gradient dw (kh, kw, C), new, for g (H', W', N, C) and x (H, W, N, C)."""
     xp = array_module(x)
-    dw: Array = xp.zeros(w_shape, dtype=x.dtype)
+    dw: Array = xp.zeros(w_shape, dtype="float64" if xp is np else x.dtype)
     for row, col, target, source in at.shifts(_height(g)):
         product = scratch("product", g[target].shape, x)
         xp.multiply(g[target], x[source], out=product)
-        # Two levels: per pixel, then over pixels, to keep float32 rounding small.
-        dw[row.index, col.index] += product.sum(axis=2).sum(axis=(0, 1))
-    return dw
+        dw[row.index, col.index] += column_sums(product.reshape(-1, w_shape[2]))
+    return dw.astype(x.dtype)
 
 
 def _height(y: Array) -> int:

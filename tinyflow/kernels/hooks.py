@@ -12,8 +12,10 @@ from typing import Any, TypeAlias
 
 from tinyflow.backend import Array, array_module
 from tinyflow.kernels import norm, pool, threads
+from tinyflow.kernels.mask import kept, rectified
 from tinyflow.kernels.product import product
 from tinyflow.kernels.scratch import zeros
+from tinyflow.kernels.sums import total
 
 NormGradient: TypeAlias = Callable[
     [Array, bool], tuple[Array | None, Array, Array, Array]
@@ -59,10 +61,9 @@ class Hooks:
         return y
 
     def relu_grad(self, g: Array, y: Array) -> Array:
-        """The gradient g where y > 0, else 0."""
-        xp = array_module(g)
-        dx: Array = xp.empty_like(y)
-        threads.pointwise(lambda g, y, dx: xp.multiply(g, y > 0, out=dx), g, y, dx)
+        """The gradient 0 where y ≤ 0, else g."""
+        dx: Array = array_module(g).empty_like(y)
+        threads.pointwise(lambda g, y, dx: kept(g, rectified(y), dx), g, y, dx)
         return dx
 
     def add(self, a: Array, b: Array, out: Array | None = None) -> Array:
@@ -95,8 +96,7 @@ class Hooks:
 
     def row_sum(self, g: Array) -> Array:
         """The sum (C,) over the rows of a matrix (M, C)."""
-        result: Array = g.sum(axis=0)
-        return result
+        return total(g, (0,))
 
     # --- maps ------------------------------------------------------------------------
 
@@ -112,8 +112,12 @@ class Hooks:
 
     def map_mean(self, x: Array) -> Array:
         """The mean (N, C) of each map of x (N, C, H, W)."""
-        result: Array = x.mean(axis=(2, 3))
-        return result
+
+        def whole(lo: int, hi: int) -> Array:
+            means: Array = total(x, (2, 3)) / (x.shape[2] * x.shape[3])
+            return means
+
+        return threads.share(x, 1, 1, whole, len(x))[0]  # BLAS is on one thread
 
     def map_mean_input_grad(self, g: Array, x_shape: tuple[int, ...]) -> Array:
         """Each g (N, C), divided by H W, at every pixel of its map."""
@@ -149,24 +153,29 @@ class Hooks:
     ) -> list[Array | None]:
         """∂L/∂x = g' σ(z), ∂L/∂z = g' x σ'(z), perhaps to be summed, and ∂L/∂r = g'.
 
-        With `y`, the output if there was a residual, g' = g where y > 0; else there is
-        no r, and g' = g.
+        With `y`, the output if there was a residual, g' = 0 where y ≤ 0, else g;
+        without there is no r, and g' = g.
         """
         s = self.sigmoid(z)
         sent = g if y is None else self.relu_grad(g, y)
         dx, ds = self.gate_grad(sent, x, s, need)
-        dz = None if ds is None else self.sigmoid_grad(ds, s)
+        dz = None if ds is None else self.sigmoid_grad(ds, z)
         return [dx, dz] if y is None else [dx, dz, sent]
 
     def sigmoid(self, x: Array) -> Array:
-        """1 / (1 + e⁻ˣ), without overflow."""
-        half: Array = array_module(x).tanh(x * 0.5) * 0.5
-        result: Array = half + 0.5
+        """1 / (1 + e⁻ˣ) to the last digits, without overflow.
+
+        With e = exp(-|x|) it is 1 / (1 + e) or e / (1 + e): nothing cancels.
+        """
+        xp = array_module(x)
+        e = xp.exp(-abs(x))
+        result: Array = xp.where(x < 0, e, 1) / (1 + e)
         return result
 
-    def sigmoid_grad(self, g: Array, y: Array) -> Array:
-        """The gradient g y (1 - y)."""
-        result: Array = g * y * (1 - y)
+    def sigmoid_grad(self, g: Array, x: Array) -> Array:
+        """The gradient g σ(x) (1 - σ(x)) = g e / (1 + e)², to the last digits."""
+        e = array_module(x).exp(-abs(x))
+        result: Array = g * (e / ((1 + e) * (1 + e)))
         return result
 
     # --- what plain code leaves to the operator --------------------------------------

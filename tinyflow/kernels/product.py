@@ -23,6 +23,5 @@ def product(a: Array, b: Array, samples: int) -> Array:
     def columns(lo: int, hi: int) -> None:
         matmul(a, b[:, lo:hi], out=y[:, lo:hi])
 
-    with threads.one_blas_thread(samples):
-        threads.share(a, max(m, n), least, rows if m >= n else columns, samples)
+    threads.share(a, max(m, n), least, rows if m >= n else columns, samples)
     return y

@@ -12,22 +12,22 @@ each other Python's lock between NumPy's calls: few long calls share better than
 short ones.
 
 A few samples make work too small for that, and BLAS keeps its threads: which of the two
-it is must not change from one operator to the next.
+it is must not change from one operator to the next. BLAS also keeps them where they
+cannot be taken from it (:mod:`tinyflow.kernels.blas`); then nothing is shared. Results
+may differ in the last digits with the number of threads, not with who calls from where.
 """
 
 from __future__ import annotations
 
-import os
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cache
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
 from tinyflow.backend import Array
-from tinyflow.kernels import helpers
+from tinyflow.kernels import blas, helpers
+from tinyflow.kernels.cores import wanted
 from tinyflow.kernels.layout import flatten
 from tinyflow.kernels.scratch import BLOCK
 
@@ -41,16 +41,6 @@ PRODUCTS = 8_000_000
 
 FEW = 4
 """Samples up to which BLAS shares out single products, and nothing else is shared."""
-
-
-@cache
-def wanted() -> int:
-    """TINYFLOW_NUM_THREADS, else OMP_NUM_THREADS, else the cores we may use."""
-    for name in ("TINYFLOW_NUM_THREADS", "OMP_NUM_THREADS"):
-        wish = os.environ.get(name, "")
-        if wish.isdigit() and int(wish) > 0:
-            return int(wish)
-    return len(helpers.cores()) or os.cpu_count() or 1
 
 
 @cache
@@ -68,20 +58,36 @@ def share(
 ) -> list[Result]:
     """The results of ``work(start, stop)`` over contiguous parts of range(total).
 
+    NumPy's BLAS is on one thread meanwhile.
+
     Args:
         like: an array that is worked on; on a GPU there is one part.
         total: how many pieces there are.
         least: of them for each thread.
         work: is given parts equal within one piece. What it raises is raised here.
             `share` within it does not divide further.
-        samples: in the batch.
+        samples: in the batch; with FEW there is one part, and BLAS has its threads.
     """
-    parts = min(count(), total // max(least, 1))
-    whole = parts < 2 or samples <= FEW or not isinstance(like, np.ndarray)
-    if whole or helpers.inside():
+    size = count() - 1
+    few = not size or samples <= FEW or not isinstance(like, np.ndarray)
+    if few or helpers.inside():
         return [work(0, total)]
-    cuts = [total * i // parts for i in range(parts + 1)]
-    return _team().run(work, cuts)
+    parts = min(size + 1, total // max(least, 1))
+    local = helpers.local
+    try:
+        local.inside = True
+        if not blas.take() or parts < 2:
+            return [work(0, total)]
+        cuts = [total * i // parts for i in range(parts + 1)]
+        return helpers.run(work, cuts, size)
+    finally:  # an interrupt keeps one call from being made, not two
+        try:
+            blas.give()
+        finally:
+            try:
+                blas.give()
+            finally:
+                local.inside = False
 
 
 def both(
@@ -96,10 +102,7 @@ def both(
     def part(lo: int, hi: int) -> list[Result]:
         return [task() for task in tasks[lo:hi]]
 
-    with one_blas_thread(samples):
-        return [
-            result for results in share(like, 2, 1, part, samples) for result in results
-        ]
+    return [r for results in share(like, 2, 1, part, samples) for r in results]
 
 
 def pointwise(work: Callable[..., object], *arrays: Array) -> None:
@@ -120,60 +123,3 @@ def pointwise(work: Callable[..., object], *arrays: Array) -> None:
             work(*(a[start : min(start + BLOCK, hi)] for a in flat))
 
     share(first, first.size, WORTH, part, len(first))
-
-
-@cache
-def _team() -> helpers.Team:
-    return helpers.Team(count() - 1)
-
-
-class _Blas:
-    """How many are inside `one_blas_thread`, and what to restore after the last."""
-
-    lock = threading.Lock()
-    inside = 0
-    before: list[int]
-
-
-@contextmanager
-def one_blas_thread(samples: int = FEW + 1) -> Iterator[None]:
-    """Products of NumPy's BLAS take one thread while inside, if work is shared."""
-    if samples <= FEW:
-        yield
-        return
-    libraries = _libraries()
-    with _Blas.lock:
-        if not _Blas.inside:
-            _Blas.before = [library.get_num_threads() for library in libraries]
-            for library in libraries:
-                library.set_num_threads(1)
-        _Blas.inside += 1
-    try:
-        yield
-    finally:
-        with _Blas.lock:
-            _Blas.inside -= 1
-            if not _Blas.inside:
-                for library, threads in zip(libraries, _Blas.before, strict=True):
-                    library.set_num_threads(threads)
-
-
-@cache
-def _libraries() -> list[Any]:
-    """The BLAS libraries whose threads we take the place of."""
-    if count() == 1:
-        return []
-    from threadpoolctl import ThreadpoolController
-
-    found: list[Any] = ThreadpoolController().select(user_api="blas").lib_controllers
-    return found
-
-
-def _forget() -> None:
-    """In a forked child the helpers are gone."""
-    _Blas.lock, _Blas.inside = threading.Lock(), 0
-    _team.cache_clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
-from tinyflow.native.library import NativeError, build, load
+from tinyflow.backend import DeviceError, SettingError
+from tinyflow.native.library import build, load, settings
 
 
 def main() -> int:
     """Compile, load, and say what happened."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop as with Ctrl-C
     try:
+        settings()
         path = build()
-        _, how = load()
-    except NativeError as error:
+        library, how = load()
+    except DeviceError as error:
         print(error, file=sys.stderr)
-        return 1
-    print(f"built {path}\n{how}; TINYFLOW_ENGINE=numpy goes back to NumPy alone")
+        return 2 if isinstance(error, SettingError) else 1
+    except KeyboardInterrupt:
+        print("interrupted; nothing was built", file=sys.stderr)
+        return 130
+    back = "" if library is None else "; TINYFLOW_ENGINE=numpy goes back to NumPy alone"
+    print(f"built {path}\n{how}{back}")
     return 0
 
 

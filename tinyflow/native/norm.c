@@ -8,11 +8,12 @@
 #include "pool.h"
 #include "vec.h"
 
+#define STEP 11    /* every so many rows make a sample; odd, unlike most that repeats */
 #define TOGETHER 8 /* rows added up in registers before a sum in memory is touched */
 
 typedef struct {
   const float *g, *x, *y, *mean, *a, *b, *c;
-  float *out, *sums; /* blocks x (2, channels) */
+  float *out, *sums; /* blocks x (3, channels): near, and the two sums */
   long rows, channels, ldx, block;
   int relu;
 } norm;
@@ -26,52 +27,78 @@ static long block_rows(long channels) {
 
 INLINE long blocks(const norm *p) { return (p->rows + p->block - 1) / p->block; }
 
-INLINE vec where_positive(vec v, vec y) { return (vec)((ivec)v & (y > (vec){0})); }
+INLINE vec where_passed(vec v, vec y) { return (vec)((ivec)v & ~(y <= (vec){0})); }
+
+/* Where a sum may begin: at v, or at 0 if that is not finite. */
+INLINE float origin(float v) { return v - v == 0 ? v : 0; }
 
 INLINE vec relu(vec v) { return (vec)((ivec)v & ~(v <= (vec){0})); } /* NaN stays */
 
-/* Runs f over all blocks; first and second: the two sums of each channel. */
+/* Runs f over all blocks; first and second: the two sums of each channel. Those of the
+   moments are moved from what each block was measured about to the first row. */
 static int add_up(norm *p, task_fn f, double *first, double *second) {
   long c = p->channels;
-  p->sums = workspace(2, blocks(p) * 2 * c * sizeof(float));
+  p->sums = workspace(2, blocks(p) * 3 * c * sizeof(float));
   if (p->sums == NULL) return -1;
   run_tasks(f, p, blocks(p));
   memset(first, 0, c * sizeof(double));
   memset(second, 0, c * sizeof(double));
-  for (long i = 0; i < blocks(p); i++)
-    for (long j = 0; j < c; j++)
-      first[j] += p->sums[2 * i * c + j], second[j] += p->sums[(2 * i + 1) * c + j];
+  for (long i = 0; i < blocks(p); i++) {
+    const float *near = p->sums + 3 * i * c, *s = near + c, *q = s + c;
+    long rest = p->rows - i * p->block, count = rest < p->block ? rest : p->block;
+    for (long j = 0; j < c; j++) {
+      double moved = p->mean == NULL ? (double)near[j] - origin(p->x[j]) : 0;
+      first[j] += s[j] + count * moved;
+      second[j] += q[j] + moved * (2. * s[j] + count * moved);
+    }
+  }
   return 0;
 }
 
-/* One block's Σ (x - k) and Σ (x - k)², k being the first row. */
+/* About the mean of a block: that of every STEP-th row; exact if all rows are alike. */
+static void near_mean(const norm *p, long from, long to, float *near) {
+  long c = p->channels, samples = (to - from + STEP - 1) / STEP;
+  const float *first = p->x + from * p->ldx;
+  memset(near, 0, c * sizeof(float));
+  for (long r = from + STEP; r < to; r += STEP) {
+    const float *x = p->x + r * p->ldx;
+    for (long j = 0; j < c; j++) near[j] += x[j] - first[j];
+  }
+  for (long j = 0; j < c; j++) near[j] = origin(first[j] + near[j] / samples);
+}
+
+/* One block's k, Σ (x - k) and Σ (x - k)², k being about its mean. */
 static void moments_block(const void *job, long index) {
   const norm *p = job;
   long from = index * p->block, c = p->channels;
   long to = from + p->block < p->rows ? from + p->block : p->rows;
-  float *first = p->sums + 2 * index * c, *second = first + c;
+  float *near = p->sums + 3 * index * c, *first = near + c, *second = first + c;
+  near_mean(p, from, to, near);
   memset(first, 0, 2 * c * sizeof(float));
   for (long r = from; r < to; r += TOGETHER) {
     long count = to - r < TOGETHER ? to - r : TOGETHER, j = 0;
     const float *x = p->x + r * p->ldx;
     for (; j + VL <= c; j += VL) {
-      vec s = load(first + j), q = load(second + j), k = load(p->x + j);
+      vec s = {0}, q = {0}, k = load(near + j);
       for (long i = 0; i < count; i++) {
         vec d = load(x + i * p->ldx + j) - k;
         s += d, q += d * d;
       }
-      store(first + j, s), store(second + j, q);
+      store(first + j, load(first + j) + s), store(second + j, load(second + j) + q);
     }
-    for (; j < c; j++)
+    for (; j < c; j++) {
+      float s = 0, q = 0;
       for (long i = 0; i < count; i++) {
-        float d = x[i * p->ldx + j] - p->x[j];
-        first[j] += d, second[j] += d * d;
+        float d = x[i * p->ldx + j] - near[j];
+        s += d, q += d * d;
       }
+      first[j] += s, second[j] += q;
+    }
   }
 }
 
-/* Mean and variance (1/M) of each channel, about the first row so that a mean far above
-   the deviation costs no digits. `sums` has room for 2 x channels. */
+/* Mean and variance (1/M) of each channel. No value and no mean, however far above the
+   deviation, costs digits. `sums` has room for 2 x channels. */
 void tinyflow_moments(const float *x, long rows, long channels, long ldx, double *sums,
                       float *mean, float *var) {
   norm p = {.x = x, .rows = rows, .channels = channels, .ldx = ldx,
@@ -79,7 +106,7 @@ void tinyflow_moments(const float *x, long rows, long channels, long ldx, double
   if (add_up(&p, moments_block, sums, sums + channels)) return;
   for (long j = 0; j < channels; j++) {
     double s = sums[j] / rows, q = sums[channels + j] / rows - s * s;
-    mean[j] = (float)(x[j] + s), var[j] = (float)(q > 0 ? q : 0);
+    mean[j] = (float)(origin(x[j]) + s), var[j] = (float)(q < 0 ? 0 : q); /* NaN stays */
   }
 }
 
@@ -135,31 +162,34 @@ static void sums_block(const void *job, long index) {
   const norm *p = job;
   long from = index * p->block, c = p->channels;
   long to = from + p->block < p->rows ? from + p->block : p->rows;
-  float *first = p->sums + 2 * index * c, *second = first + c;
+  float *first = p->sums + (3 * index + 1) * c, *second = first + c;
   memset(first, 0, 2 * c * sizeof(float));
   for (long r = from; r < to; r += TOGETHER) {
     long count = to - r < TOGETHER ? to - r : TOGETHER, j = 0;
     const float *x = p->x + r * p->ldx;
     for (; j + VL <= c; j += VL) {
-      vec s = load(first + j), q = load(second + j), mean = load(p->mean + j);
+      vec s = {0}, q = {0}, mean = load(p->mean + j);
       for (long i = 0; i < count; i++) {
         long at = (r + i) * c + j;
         vec g = load(p->g + at);
         if (p->y != NULL) {
-          g = where_positive(g, load(p->y + at));
+          g = where_passed(g, load(p->y + at));
           store(p->out + at, g);
         }
         s += g, q += g * (load(x + i * p->ldx + j) - mean);
       }
-      store(first + j, s), store(second + j, q);
+      store(first + j, load(first + j) + s), store(second + j, load(second + j) + q);
     }
-    for (; j < c; j++)
+    for (; j < c; j++) {
+      float s = 0, q = 0;
       for (long i = 0; i < count; i++) {
         long at = (r + i) * c + j;
         float g = p->g[at];
-        if (p->y != NULL) p->out[at] = g = p->y[at] > 0 ? g : 0;
-        first[j] += g, second[j] += g * (x[i * p->ldx + j] - p->mean[j]);
+        if (p->y != NULL) p->out[at] = g = p->y[at] <= 0 ? 0 : g;
+        s += g, q += g * (x[i * p->ldx + j] - p->mean[j]);
       }
+      first[j] += s, second[j] += q;
+    }
   }
 }
 

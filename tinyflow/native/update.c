@@ -36,11 +36,11 @@ static void relu_grad(const void *job, long index) {
   const pass *p = job;
   EACH(index, p->size) {
     float g = p->g[i]; /* read in any case: then this is a loop of vectors */
-    p->p[i] = p->m[i] > 0 ? g : 0;
+    p->p[i] = p->m[i] <= 0 ? 0 : g;
   }
 }
 
-/* dx = g where y > 0, else 0. */
+/* dx = 0 where y <= 0, else g: also where y is a NaN. */
 void tinyflow_relu_grad(const float *g, const float *y, float *dx, long size) {
   pass p = {.p = dx, .m = (float *)y, .g = g, .size = size};
   each_block(relu_grad, &p);

@@ -48,7 +48,9 @@ _METHODS: dict[str, Any] = {
     "__rtruediv__": lambda self, other: div(other, self),
     "__neg__": neg,
     "__pow__": pow,
+    "__rpow__": lambda self, base: pow(base, self),
     "__matmul__": matmul,
+    "__rmatmul__": lambda self, other: matmul(other, self),
     "__getitem__": getitem,
 }
 for _name, _method in _METHODS.items():

@@ -8,22 +8,23 @@ from typing import Any
 
 from tinyflow.backend import Array
 from tinyflow.kernels.engine import How, engine
-from tinyflow.ops.elementwise import fits_parameters
+from tinyflow.ops.arguments import (
+    MOST_ENTRIES,
+    Pair,
+    array_of,
+    fits_parameters,
+    floats,
+    integer,
+    listed,
+    optional,
+    pair,
+    shown,
+    whole,
+)
 from tinyflow.tape import record
-from tinyflow.tensor import Tensor, value
+from tinyflow.tensor import Tensor
 
-Pair = int | Sequence[int]
 Padding = str | int | Sequence[int] | Sequence[Sequence[int]]
-
-
-def pair(argument: Pair, name: str, least: int) -> tuple[int, int]:
-    """An (h, w) pair from a number or two, each at least `least`."""
-    if type(argument) is int and argument >= least:  # nearly always
-        return argument, argument
-    two = (argument, argument) if isinstance(argument, int) else tuple(argument)
-    if len(two) != 2 or any(n < least or n != int(n) for n in two):
-        raise ValueError(f"{name} must be one or two integers >= {least}: {argument}")
-    return int(two[0]), int(two[1])
 
 
 def conv2d(
@@ -58,12 +59,14 @@ def conv2d(
         ValueError: shapes or arguments that do not fit together.
         TypeError: arrays of different dtypes.
     """
-    x, w, b = input.data, weight.data, value(bias)
-    plan = _plan if type(padding) is type(stride) is int else _plan.__wrapped__
+    x, w = floats("conv2d", input), array_of("conv2d", weight, "weight")
+    b = optional("conv2d", bias, "bias")
+    ints = type(stride) is type(padding) is type(dilation) is type(groups) is int
+    plan = _plan if ints else _plan.__wrapped__
     how = plan(x.shape, w.shape, stride, padding, dilation, groups)
     if b is not None and b.shape != w.shape[:1]:
         raise ValueError(f"conv2d: bias {b.shape} needs {w.shape[0]} entries")
-    fits_parameters("conv2d", x, w, b)
+    fits_parameters("conv2d", ("input", "weight", "bias"), x, w, b)
     run = engine(x)
     w = run.weight(w, x)
     y = run.conv2d(x, w, how, b)
@@ -88,47 +91,53 @@ def _plan(
     groups: int,
 ) -> How:
     """The arguments as an engine takes them, for arrays of these shapes."""
-    if len(x) != 4 or len(w) != 4:
+    if len(x) != 4 or len(w) != 4 or 0 in (w[0], *w[2:]):
         raise ValueError(
-            f"conv2d needs (N, C, H, W) input and (K, C/groups, kh, kw) weight, got "
-            f"{x} and {w}"
+            "conv2d: input must be (N, C, H, W) and weight (K, C/groups, kh, kw) with "
+            f"at least one kernel of one pixel, not {x} and {w}"
         )
-    if groups < 1 or x[1] != w[1] * groups or w[0] % groups:
+    groups = whole("conv2d", groups, "groups", 1)
+    if x[1] != w[1] * groups or w[0] % groups:
         raise ValueError(
             f"conv2d: {x[1]} input channels, weight {w} and groups={groups} do not fit "
             "together"
         )
-    steps, holes = pair(stride, "stride", 1), pair(dilation, "dilation", 1)
-    border = _border(padding, w[2:], steps, holes)
+    steps, border, holes = geometry("conv2d", w[2:], stride, padding, dilation)
     for size, k, d, before in zip(x[2:], w[2:], holes, (0, 2), strict=True):
         if size + border[before] + border[before + 1] < d * (k - 1) + 1:
             raise ValueError(
                 f"conv2d: a {w[2]}x{w[3]} kernel (dilation {holes}) does not fit into "
                 f"{x[2]}x{x[3]} pixels padded by {border}"
             )
+    rows, columns = x[2] + border[0] + border[1], x[3] + border[2] + border[3]
+    if x[0] * max(x[1], w[0]) * rows * columns > MOST_ENTRIES:
+        raise ValueError(f"conv2d: padding {border} would make {rows}x{columns} pixels")
     return steps, border, holes, groups
 
 
-def _border(
-    padding: Padding,
-    kernel: tuple[int, ...],
-    stride: tuple[int, int],
-    dilation: tuple[int, int],
-) -> tuple[int, int, int, int]:
-    """(top, bottom, left, right) in pixels."""
-    if type(padding) is int and padding >= 0:  # nearly always
-        return padding, padding, padding, padding
-    if padding == "valid":
-        return 0, 0, 0, 0
-    if padding == "same":
-        if stride != (1, 1):
-            raise ValueError('padding="same" needs stride 1')
-        h, w = (d * (k - 1) for k, d in zip(kernel, dilation, strict=True))
-        return h // 2, h - h // 2, w // 2, w - w // 2
-    if isinstance(padding, str):
-        raise ValueError(f'padding must be numbers, "same" or "valid", not {padding!r}')
-    sides: Any = (padding, padding) if isinstance(padding, int) else tuple(padding)
-    if len(sides) != 2:
-        raise ValueError(f"padding must be for height and width, not {padding}")
-    (top, bottom), (left, right) = (pair(side, "padding", 0) for side in sides)
-    return top, bottom, left, right
+def geometry(
+    op: str, kernel: Sequence[int], stride: Any, padding: Any, dilation: Any
+) -> tuple[tuple[int, int], tuple[int, int, int, int], tuple[int, int]]:
+    """Stride, (top, bottom, left, right) padding in pixels, and dilation."""
+    steps, holes = pair(op, stride, "stride", 1), pair(op, dilation, "dilation", 1)
+    if type(padding) is int:  # nearly always
+        p, _ = pair(op, padding, "padding", 0)
+        return steps, (p, p, p, p), holes
+    if isinstance(padding, str) and padding == "valid":
+        return steps, (0, 0, 0, 0), holes
+    if isinstance(padding, str) and padding == "same":
+        if steps != (1, 1):
+            raise ValueError(f'{op}: padding="same" needs stride 1, not {steps}')
+        h, w = (d * (k - 1) for k, d in zip(kernel, holes, strict=True))
+        return steps, (h // 2, h - h // 2, w // 2, w - w // 2), holes
+    sides = listed(padding)
+    if sides is not None and len(sides) == 1 and integer(sides[0]) is not None:
+        sides = [*sides, *sides]
+    if isinstance(padding, str) or (sides is not None and len(sides) != 2):
+        raise ValueError(
+            f'{op}: padding must be "same", "valid", or integers of 0 or more for '
+            f"height and width, not {shown(padding)}"
+        )
+    rows, columns = [padding] * 2 if sides is None else sides
+    top, bottom = pair(op, rows, "padding", 0)
+    return steps, (top, bottom, *pair(op, columns, "padding", 0)), holes

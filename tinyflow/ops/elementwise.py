@@ -9,54 +9,27 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from tinyflow.backend import Array, array_module
 from tinyflow.kernels.engine import engine
+from tinyflow.kernels.mask import kept
+from tinyflow.ops.arguments import (
+    fits_dtype,
+    floats,
+    no_floats,
+    operands,
+    optional,
+    reals,
+    same_dtype,
+    scalar,
+    shown,
+)
 from tinyflow.tape import record
-from tinyflow.tensor import Tensor, value
-
-
-def same_dtype(op: str, *operands: Any) -> None:
-    """Refuse arrays of different dtypes; numbers and None have none and may pass."""
-    dtypes = [x.dtype for x in operands if hasattr(x, "dtype")]
-    if len(dtypes) > 1 and len(set(dtypes)) > 1:
-        dtypes = list(dict.fromkeys(dtypes))
-        names = " and ".join(str(dtype) for dtype in dtypes)
-        raise TypeError(f"{op} got {names}; convert one, dtypes are never mixed")
-
-
-def fits_parameters(op: str, x: Array, *parameters: Any) -> None:
-    """Like :func:`same_dtype`, but float32 parameters may meet bfloat16 values.
-
-    Only on an engine for mixed precision: elsewhere dtypes are never mixed.
-    """
-    dtype = x.dtype
-    if dtype.itemsize > 2:
-        for p in parameters:
-            if p is not None and p.dtype != dtype:
-                same_dtype(op, x, *parameters)
-    elif dtype.name == "bfloat16" and engine(x).mixed:
-        same_dtype(op, np.float32(0), *parameters)
-    else:
-        same_dtype(op, x, *parameters)
-
-
-def _number(x: Any) -> Any:
-    """NumPy scalars as Python numbers, which do not promote float32 to float64."""
-    return x.item() if isinstance(x, np.generic) else x
-
-
-def _operands(op: str, a: Any, b: Any) -> tuple[Any, Any]:
-    """The arrays of two operands; Python numbers stay numbers and take the dtype."""
-    x, y = _number(value(a)), _number(value(b))
-    same_dtype(op, x, y)
-    return x, y
+from tinyflow.tensor import Tensor
 
 
 def add(input: Any, other: Any) -> Tensor:
     """Y = a + b;  ∂L/∂a = g, ∂L/∂b = g."""
-    a, b = _operands("add", input, other)
+    a, b = operands("add", input, other)
     alike = getattr(a, "shape", 0) == getattr(b, "shape", 1)  # numbers have no shape
     y = engine(a).add(a, b) if alike else a + b
     return record("add", y, (input, other), lambda g, need: (g, g))
@@ -64,7 +37,7 @@ def add(input: Any, other: Any) -> Tensor:
 
 def sub(input: Any, other: Any) -> Tensor:
     """Y = a - b;  ∂L/∂a = g, ∂L/∂b = -g."""
-    a, b = _operands("sub", input, other)
+    a, b = operands("sub", input, other)
 
     def pullback(g: Array, need: tuple[bool, ...]) -> tuple[Array | None, ...]:
         return g, -g if need[1] else None
@@ -74,7 +47,7 @@ def sub(input: Any, other: Any) -> Tensor:
 
 def mul(input: Any, other: Any) -> Tensor:
     """Y = a ⊙ b;  ∂L/∂a = g ⊙ b, ∂L/∂b = g ⊙ a."""
-    a, b = _operands("mul", input, other)
+    a, b = operands("mul", input, other)
     if _gates(a, b):
         run = engine(a)
         return record(
@@ -93,7 +66,7 @@ def mul(input: Any, other: Any) -> Tensor:
 def gated(input: Tensor, gates: Tensor, residual: Tensor | None = None) -> Tensor:
     """Y = σ(z) ⊙ x, or with a residual r max(σ(z) ⊙ x + r, 0): several in one.
 
-    With g' = g, or with a residual g where y > 0 and else 0, and s = σ(z): ∂L/∂x = g' ⊙
+    With g' = g, or with a residual 0 where y ≤ 0 and else g, and s = σ(z): ∂L/∂x = g' ⊙
     s, ∂L/∂z = s (1 - s) Σ g' ⊙ x over each map, ∂L/∂r = g'.
 
     Args:
@@ -105,8 +78,9 @@ def gated(input: Tensor, gates: Tensor, residual: Tensor | None = None) -> Tenso
         ValueError: shapes that do not fit together.
         TypeError: arrays of different dtypes.
     """
-    x, z, r = input.data, gates.data, value(residual)
-    same_dtype("gated", x, z, r)
+    x, z = floats("gated", input), floats("gated", gates, "gates")
+    r = optional("gated", residual, "residual")
+    same_dtype("gated", ("input", "gates", "residual"), x, z, r)
     fits = x.ndim == 4 and z.shape == (*x.shape[:2], 1, 1)
     if not fits or (r is not None and r.shape != x.shape):
         raise ValueError(f"gated: maps {x.shape} do not fit gates {z.shape}")
@@ -130,77 +104,118 @@ def _gates(a: Any, b: Any) -> bool:
 
 def div(input: Any, other: Any) -> Tensor:
     """Y = a / b;  ∂L/∂a = g / b, ∂L/∂b = -g y / b."""
-    a, b = _operands("div", input, other)
+    a, b = operands("div", input, other)
+    for x, name in ((a, "input"), (b, "other")):
+        if hasattr(x, "dtype") and x.dtype.kind in "iu":
+            raise no_floats("div", name, x)
     y = a / b
 
     def pullback(g: Array, need: tuple[bool, ...]) -> tuple[Array | None, ...]:
-        return g / b if need[0] else None, -g * y / b if need[1] else None
+        return g / b if need[0] else None, -g * (y / b) if need[1] else None
 
     return record("div", y, (input, other), pullback)
 
 
 def neg(input: Tensor) -> Tensor:
     """Y = -x;  ∂L/∂x = -g."""
-    return record("neg", -input.data, (input,), lambda g, need: (-g,))
+    return record("neg", -reals("neg", input), (input,), lambda g, need: (-g,))
 
 
 def pow(input: Tensor, exponent: float) -> Tensor:
-    """Y = xᵖ for a number p;  ∂L/∂x = g p xᵖ⁻¹."""
-    x, p = input.data, _number(exponent)
+    """Y = xᵖ for a number p;  ∂L/∂x = g p xᵖ⁻¹, and 0 for p = 0, whatever x is."""
+    if isinstance(exponent, Tensor):  # 2**x: before the base is looked at
+        _exponent(exponent.data, exponent)
+    x = reals("pow", input)
+    p = _exponent(x, exponent)
 
     def pullback(g: Array, need: tuple[bool, ...]) -> tuple[Array]:
-        return (g * p * x ** (p - 1 if p else 0),)  # p = 0: 0 even at x = 0
+        if p == 0:
+            return (array_module(g).zeros_like(g),)
+        return (g * (p * _power(x, p - 1)),)
 
-    return record("pow", x**p, (input,), pullback)
+    return record("pow", _power(x, p), (input,), pullback)
+
+
+def _power(x: Array, p: float) -> Array:
+    """xᵖ; NumPy takes the root for p = ½, and so must it for -½, or -inf differs."""
+    y: Array = 1 / array_module(x).sqrt(x) if p == -0.5 else x**p
+    return y
+
+
+def _exponent(x: Array, exponent: Any) -> float:
+    """The exponent as a Python number that suits x."""
+    p = scalar(exponent)
+    if p is None or isinstance(p, bool) or p != p:
+        raise TypeError(
+            f"pow: exponent must be a number, not {shown(exponent)}; of two tensors "
+            "write exp(log(a) * b)"
+        )
+    fits_dtype("pow", p, "exponent", x.dtype)
+    if x.dtype.kind in "iu" and p < 0:
+        raise no_floats("pow", "input", x)
+    return p
 
 
 def exp(input: Tensor) -> Tensor:
     """Y = eˣ;  ∂L/∂x = g y."""
-    y = array_module(input.data).exp(input.data)
+    x = floats("exp", input)
+    y = array_module(x).exp(x)
     return record("exp", y, (input,), lambda g, need: (g * y,))
 
 
 def log(input: Tensor) -> Tensor:
     """Y = ln x;  ∂L/∂x = g / x."""
-    x = input.data
+    x = floats("log", input)
     return record("log", array_module(x).log(x), (input,), lambda g, need: (g / x,))
 
 
 def sqrt(input: Tensor) -> Tensor:
     """Y = √x;  ∂L/∂x = g / (2y)."""
-    y = array_module(input.data).sqrt(input.data)
+    x = floats("sqrt", input)
+    y = array_module(x).sqrt(x)
     return record("sqrt", y, (input,), lambda g, need: (g / (2 * y),))
 
 
 def relu(input: Tensor) -> Tensor:
-    """Y = max(x, 0);  ∂L/∂x = g where x > 0, else 0 (also at x = 0)."""
-    y = engine(input.data).relu(input.data)
+    """Y = max(x, 0);  ∂L/∂x = 0 where x ≤ 0, else g (also where x is NaN)."""
+    x = reals("relu", input)
+    y = engine(x).relu(x)
     return record("relu", y, (input,), lambda g, need: (engine(g).relu_grad(g, y),))
 
 
 def relu6(input: Tensor) -> Tensor:
-    """Y = min(max(x, 0), 6);  ∂L/∂x = g where 0 < x < 6, else 0."""
-    y = input.data.clip(0, 6)
-    return record("relu6", y, (input,), lambda g, need: (g * ((y > 0) & (y < 6)),))
+    """Y = min(max(x, 0), 6);  ∂L/∂x = g where 0 < x < 6, else 0 (also at NaN)."""
+    y = reals("relu6", input).clip(0, 6)
+    return record("relu6", y, (input,), lambda g, need: (kept(g, (y > 0) & (y < 6)),))
 
 
 def sigmoid(input: Tensor) -> Tensor:
     """Y = σ(x) = 1 / (1 + e⁻ˣ);  ∂L/∂x = g y (1 - y)."""
-    y = engine(input.data).sigmoid(input.data)
+    x = floats("sigmoid", input)
+    y = engine(x).sigmoid(x)
     return record(
-        "sigmoid", y, (input,), lambda g, need: (engine(g).sigmoid_grad(g, y),)
+        "sigmoid", y, (input,), lambda g, need: (engine(g).sigmoid_grad(g, x),)
     )
 
 
 def tanh(input: Tensor) -> Tensor:
-    """Y = tanh x;  ∂L/∂x = g (1 - y²)."""
-    y = array_module(input.data).tanh(input.data)
-    return record("tanh", y, (input,), lambda g, need: (g * (1 - y * y),))
+    """Y = tanh x;  ∂L/∂x = g (1 - y²) = g 4e / (1 + e)² with e = exp(-2|x|).
+
+    In the second form nothing cancels where |y| is almost 1.
+    """
+    x = floats("tanh", input)
+    xp = array_module(x)
+
+    def pullback(g: Array, need: tuple[bool, ...]) -> tuple[Array]:
+        e = xp.exp(-2 * abs(x))
+        return (g * (4 * e / ((1 + e) * (1 + e))),)
+
+    return record("tanh", xp.tanh(x), (input,), pullback)
 
 
 def silu(input: Tensor) -> Tensor:
     """Y = x σ(x);  ∂L/∂x = g σ(x) (1 + x (1 - σ(x)))."""
-    x = input.data
+    x = floats("silu", input)
     s = engine(x).sigmoid(x)
     return record(
         "silu", x * s, (input,), lambda g, need: (g * (s * (1 + x * (1 - s))),)
@@ -212,11 +227,11 @@ def hardswish(input: Tensor) -> Tensor:
 
     The three cases are x ≤ -3, between, and x ≥ 3 (Howard et al. 2019, MobileNetV3).
     """
-    x = input.data
+    x = floats("hardswish", input)
 
     def pullback(g: Array, need: tuple[bool, ...]) -> tuple[Array]:
-        xp = array_module(g)
-        slope = xp.where(x <= -3, 0, xp.where(x >= 3, 1, x / 3 + 0.5))
-        return (g * slope.astype(g.dtype),)
+        xp, off = array_module(g), x <= -3
+        slope = xp.where(off, 0, xp.where(x >= 3, 1, x / 3 + 0.5))
+        return (kept(g, ~off) * slope,)
 
     return record("hardswish", x * (x + 3).clip(0, 6) / 6, (input,), pullback)

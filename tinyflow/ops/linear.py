@@ -6,9 +6,16 @@ import math
 
 from tinyflow.backend import Array
 from tinyflow.kernels.engine import engine
-from tinyflow.ops.elementwise import fits_parameters, same_dtype
+from tinyflow.ops.arguments import (
+    array_of,
+    broadcasts,
+    fits_parameters,
+    floats,
+    operands,
+    optional,
+)
 from tinyflow.tape import record
-from tinyflow.tensor import Tensor, value
+from tinyflow.tensor import Tensor
 
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -21,7 +28,8 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         weight: (out_features, in_features).
         bias: (out_features,) or None.
     """
-    x, w, b = input.data, weight.data, value(bias)
+    x, w = floats("linear", input), array_of("linear", weight, "weight")
+    b = optional("linear", bias, "bias")
     if x.ndim < 1 or w.ndim != 2 or x.shape[-1] != w.shape[1]:
         raise ValueError(
             f"linear: input {x.shape} needs {w.shape[-1]} features in its last axis "
@@ -29,7 +37,7 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         )
     if b is not None and b.shape != w.shape[:1]:
         raise ValueError(f"linear: bias {b.shape} needs {w.shape[0]} entries")
-    fits_parameters("linear", x, w, b)
+    fits_parameters("linear", ("input", "weight", "bias"), x, w, b)
     run, lead = engine(x), x.shape[:-1]
     w = run.weight(w, x)
     rows = x.reshape(math.prod(lead), x.shape[-1])
@@ -54,10 +62,16 @@ def matmul(input: Tensor, other: Tensor) -> Tensor:
 
     ∂L/∂A = G Bᵀ, ∂L/∂B = Aᵀ G. Both operands need at least two axes.
     """
-    a, b = value(input), value(other)
-    if a.ndim < 2 or b.ndim < 2:
-        raise ValueError(f"matmul needs matrices, got shapes {a.shape} and {b.shape}")
-    same_dtype("matmul", a, b)
+    a, b = operands("matmul", input, other, entries=False)
+    for x, name in ((a, "input"), (b, "other")):
+        if getattr(x, "ndim", 0) < 2:
+            raise ValueError(f"matmul: {name} must be a matrix or several")
+    if a.shape[-1] != b.shape[-2]:
+        raise ValueError(
+            f"matmul: input {a.shape} has {a.shape[-1]} columns, other {b.shape} "
+            f"{b.shape[-2]} rows; they must be as many"
+        )
+    broadcasts("matmul", a.shape[:-2], b.shape[:-2])
 
     def pullback(g: Array, need: tuple[bool, ...]) -> tuple[Array | None, ...]:
         return (

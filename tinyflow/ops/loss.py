@@ -2,43 +2,77 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from tinyflow.backend import Array, array_module
 from tinyflow.kernels.engine import engine
+from tinyflow.kernels.sums import total
+from tinyflow.ops.arguments import axis_of, choice, floats, number, shown
 from tinyflow.tape import record
-from tinyflow.tensor import Tensor, value
+from tinyflow.tensor import Tensor, plain_array, value
+
+
+def _along(x: Array, axis: int) -> Array:
+    """The sum along one axis, which is kept."""
+    return total(x, (axis % x.ndim,), keepdims=True)
 
 
 def _log_softmax(x: Array, axis: int) -> Array:
     shifted = x - x.max(axis=axis, keepdims=True)
     xp = array_module(x)
-    result: Array = shifted - xp.log(xp.exp(shifted).sum(axis=axis, keepdims=True))
+    result: Array = shifted - xp.log(_along(xp.exp(shifted), axis))
     return result
+
+
+def _filled_axis(op: str, dim: Any, x: Array) -> int:
+    axis = axis_of(op, dim, x.ndim)
+    if not x.shape[axis]:
+        raise ValueError(f"{op}: input {x.shape} has no entries along dim {axis}")
+    return axis
 
 
 def softmax(input: Tensor, dim: int) -> Tensor:
     """yᵢ = eˣⁱ / Σⱼ eˣʲ along `dim`;  ∂L/∂x = y ⊙ (g - ⟨g, y⟩)."""
-    x = input.data
-    y = array_module(x).exp(_log_softmax(x, dim))
+    x = floats("softmax", input)
+    dim = _filled_axis("softmax", dim, x)
+    e = array_module(x).exp(x - x.max(axis=dim, keepdims=True))
+    y = e / _along(e, dim)  # small ones keep their digits, as they would not from ln y
 
     def pullback(g: Array, need: tuple[bool, ...]) -> tuple[Array]:
-        return (y * (g - (g * y).sum(axis=dim, keepdims=True)),)
+        return (y * (g - _along(g * y, dim)),)
 
     return record("softmax", y, (input,), pullback)
 
 
 def log_softmax(input: Tensor, dim: int) -> Tensor:
     """yᵢ = xᵢ - ln Σⱼ eˣʲ along `dim`;  ∂L/∂x = g - eʸ Σ g."""
-    y = _log_softmax(input.data, dim)
+    x = floats("log_softmax", input)
+    dim = _filled_axis("log_softmax", dim, x)
+    y = _log_softmax(x, dim)
 
     def pullback(g: Array, need: tuple[bool, ...]) -> tuple[Array]:
-        return (g - array_module(y).exp(y) * g.sum(axis=dim, keepdims=True),)
+        return (g - array_module(y).exp(y) * _along(g, dim),)
 
     return record("log_softmax", y, (input,), pullback)
+
+
+_REDUCTIONS = ("mean", "sum", "none")
+
+
+def _labels(target: Any) -> Array:
+    """Class indices as an array: a list will do."""
+    t = plain_array(value(target), "cross_entropy: target")
+    if not t.size and isinstance(target, Sequence):
+        t = t.astype("int64")  # an empty list has no dtype of its own
+    if t.dtype.kind not in "iu":
+        raise TypeError(
+            "cross_entropy: target must be integer class indices, not "
+            f"{shown(value(target))}; convert it, e.g. with .astype('int64')"
+        )
+    return t
 
 
 def cross_entropy(
@@ -62,23 +96,24 @@ def cross_entropy(
     Raises:
         ValueError: the shapes disagree, a label is out of range, or an option is wrong.
     """
-    x, t = input.data, value(target)
+    x, t = floats("cross_entropy", input), _labels(target)
     xp = array_module(x)
-    if not hasattr(t, "dtype"):
-        t = np.asarray(t)
-    if x.ndim != 2 or t.shape != x.shape[:1] or t.dtype.kind not in "iu":
+    reduction = choice("cross_entropy", reduction, "reduction", _REDUCTIONS)
+    label_smoothing = number("cross_entropy", label_smoothing, "label_smoothing", 0, 1)
+    if x.ndim != 2 or t.shape != x.shape[:1]:
         raise ValueError(
-            f"cross_entropy needs logits (N, K) and N integer labels, got {x.shape} "
-            f"and {t.dtype} {t.shape}"
+            "cross_entropy: input must be logits (N, K) and target N class indices, "
+            f"not {x.shape} and {t.shape}"
         )
     n, k = x.shape
-    if reduction not in ("mean", "sum", "none"):
-        raise ValueError(f"reduction must be mean, sum or none, not {reduction!r}")
-    if not (math.isfinite(label_smoothing) and 0 <= label_smoothing <= 1):
-        raise ValueError(f"label_smoothing must lie in [0, 1], not {label_smoothing}")
+    if not n and reduction == "mean":
+        raise ValueError("cross_entropy: input has no samples to take the mean of")
     # Labels on a GPU go unchecked: reading them would wait for it.
     if array_module(t) is np and n and not (0 <= int(t.min()) and int(t.max()) < k):
-        raise ValueError(f"labels must lie in [0, {k}), got {t.min()} to {t.max()}")
+        raise ValueError(
+            f"cross_entropy: labels must lie in [0, {k}), target holds {t.min()} to "
+            f"{t.max()}"
+        )
     t = xp.asarray(t)
     taken = engine(x).cross_entropy(x, t, reduction, label_smoothing)
     if taken is not None:
@@ -89,7 +124,7 @@ def cross_entropy(
     losses = -logp[rows, t] * (1 - label_smoothing)
     if label_smoothing:
         losses = losses - logp.mean(axis=1) * label_smoothing
-    weight = 1 / n if reduction == "mean" and n else 1.0
+    weight = 1 / n if reduction == "mean" else 1.0
 
     def pullback(g: Array, need: tuple[bool, ...]) -> tuple[Array]:
         d = xp.exp(logp)

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
+
+import numpy as np
 
 from tinyflow.backend import Array, array_module
 from tinyflow.kernels import norm
 from tinyflow.kernels.engine import engine
 from tinyflow.kernels.hooks import Moments, NormGradient
-from tinyflow.ops.elementwise import fits_parameters, same_dtype
+from tinyflow.kernels.mask import kept
+from tinyflow.ops.arguments import (
+    array_of,
+    fits_parameters,
+    flag,
+    floats,
+    generator_of,
+    number,
+    optional,
+    same_dtype,
+    shown,
+)
 from tinyflow.tape import record
-from tinyflow.tensor import Tensor, value
-
-_PER_CHANNEL = ("running_mean", "running_var", "weight", "bias")
+from tinyflow.tensor import Tensor
 
 
 def batch_norm(
@@ -45,11 +55,11 @@ def batch_norm(
             variance with 1/(M - 1).
         weight, bias: γ and β, (C,), or None.
         training: which statistics to use.
-        momentum: share of the new batch.
+        momentum: share of the new batch, in [0, 1].
         eps: ε, in the units of x².
         residual: r, added: y = γ x̂ + β + r, with ∂L/∂r = g. It saves a pass over memory
             and hides the sum from the tape; so does
-        relu: y = max(γ x̂ + β + r, 0). g is then g where y > 0, else 0, above too.
+        relu: y = max(γ x̂ + β + r, 0). g is then 0 where y ≤ 0, else g, above too.
         moments: gives μ and σ² of the batch, where the caller can know them already.
 
     Raises:
@@ -57,33 +67,55 @@ def batch_norm(
             evaluation, or a channel count that disagrees.
         TypeError: weight or bias of another dtype than the input.
     """
-    x = input.data
+    x = floats("batch_norm", input)
+    training = flag("batch_norm", training, "training")
+    relu = flag("batch_norm", relu, "relu")
+    momentum = number("batch_norm", momentum, "momentum", 0, 1)
+    eps = number("batch_norm", eps, "eps", 0)
     if x.ndim not in (2, 4):
-        raise ValueError(f"batch_norm needs (N, C) or (N, C, H, W), got {x.shape}")
+        raise ValueError(
+            f"batch_norm: input must be (N, C) or (N, C, H, W), not {x.shape}"
+        )
     channels = x.shape[1]
-    gamma, beta = value(weight), value(bias)
-    given = (running_mean, running_var, gamma, beta)
-    for name, v in zip(_PER_CHANNEL, given, strict=True):
+    gamma = optional("batch_norm", weight, "weight")
+    beta = optional("batch_norm", bias, "bias")
+    for name, v in (("weight", gamma), ("bias", beta)):
         if v is not None and v.shape != (channels,):
             raise ValueError(
                 f"batch_norm: {name} has shape {v.shape}, input has {channels} channels"
             )
-    fits_parameters("batch_norm", x, gamma, beta)
+    if not training and (running_mean is None or running_var is None):
+        raise ValueError(
+            "batch_norm: running_mean and running_var, the running statistics, are "
+            "needed in evaluation"
+        )
+    _check_running(x, running_mean, "running_mean", training)
+    _check_running(x, running_var, "running_var", training)
+    if training and running_mean is running_var is not None:
+        raise ValueError("batch_norm: running_mean and running_var are the same array")
+    fits_parameters("batch_norm", ("input", "weight", "bias"), x, gamma, beta)
     shape = (*x.shape, 1, 1)[:4]  # (N, C) is an image of one pixel
     image, extra = x if x.ndim == 4 else x.reshape(shape), None
     if residual is not None:
-        same_dtype("batch_norm", x, residual.data)
-        if residual.shape != x.shape:
-            raise ValueError(f"batch_norm: residual {residual.shape}, input {x.shape}")
-        extra = residual.data.reshape(shape)
+        extra = array_of("batch_norm", residual, "residual")
+        same_dtype("batch_norm", ("input", "residual"), x, extra)
+        if extra.shape != x.shape:
+            raise ValueError(
+                f"batch_norm: residual {extra.shape} must have the shape of input, "
+                f"{x.shape}"
+            )
+        extra = extra.reshape(shape)
+    if moments is not None and not callable(moments):
+        raise TypeError(
+            f"batch_norm: moments must be a function that gives them, not "
+            f"{shown(moments)}"
+        )
     m = image.size // max(channels, 1)
     if training and m < 2:
         raise ValueError(
             f"batch_norm cannot train on one value per channel (input {x.shape}): "
             "use a larger batch or larger images"
         )
-    if not training and (running_mean is None or running_var is None):
-        raise ValueError("batch_norm needs running statistics in evaluation mode")
     parts = (image, extra, gamma, beta, (running_mean, running_var), moments)
     how: dict[str, Any] = {
         "training": training,
@@ -107,6 +139,27 @@ def batch_norm(
     inputs: list[Any] = [input]
     inputs += [p for p in (weight, bias, residual) if p is not None]
     return record("batch_norm", y.reshape(x.shape), inputs, pullback)
+
+
+def _check_running(x: Array, r: Any, name: str, training: bool) -> None:
+    """Refuse running statistics that could not be read or, in training, updated."""
+    if r is None:
+        return
+    if type(r) is not type(x):
+        raise TypeError(
+            f"batch_norm: {name} must be an array on the input's device, training "
+            f"updates it in place; not {shown(r)}"
+        )
+    if r.dtype.kind != "f" or r.shape != (x.shape[1],):
+        raise ValueError(
+            f"batch_norm: {name} must be {x.shape[1]} floating-point numbers, one per "
+            f"channel, not {shown(r)}"
+        )
+    if training and isinstance(r, np.ndarray) and not r.flags.writeable:
+        raise ValueError(
+            f"batch_norm: {name} is read-only, but training updates it in place: give "
+            "a copy"
+        )
 
 
 def _in_parts(
@@ -160,7 +213,7 @@ def dropout(
     training: bool = True,
     generator: Any = None,
 ) -> Tensor:
-    """Y = x ⊙ m / (1 - p), m = 1 with probability 1 - p;  ∂L/∂x = g ⊙ m / (1 - p).
+    """Y = x / (1 - p) with probability 1 - p, else 0;  ∂L/∂x = g / (1 - p), or 0.
 
     Args:
         input: any tensor.
@@ -171,17 +224,20 @@ def dropout(
             generator of its own that counts (Salmon et al. 2011, Philox): a run can be
             repeated there, but its masks are not those of the CPU.
     """
-    if not (math.isfinite(p) and 0 <= p <= 1):
-        raise ValueError(f"dropout probability must lie in [0, 1], not {p}")
-    if not training or p == 0:
+    x, p = floats("dropout", input), number("dropout", p, "p", 0, 1)
+    training = flag("dropout", training, "training") and p > 0
+    if training or generator is not None:
+        generator_of("dropout", generator, "generator")
+    if not training:
         return input
-    if generator is None:
-        raise ValueError("dropout in training needs generator=, e.g. default_rng(0)")
-    x = input.data
     if taken := engine(x).dropout(x, p, generator):
         y, back = taken
         return record("dropout", y, (input,), lambda g, need: (back(g),))
     drawn = generator.random(x.shape, dtype="float32")
     keep = array_module(x).asarray(drawn) >= p
-    factor = keep * x.dtype.type(0 if p == 1 else 1 / (1 - p))
-    return record("dropout", x * factor, (input,), lambda g, need: (g * factor,))
+    factor = 0.0 if p == 1 else 1 / (1 - p)
+
+    def masked(z: Array) -> Array:
+        return kept(z * factor, keep)
+
+    return record("dropout", masked(x), (input,), lambda g, need: (masked(g),))

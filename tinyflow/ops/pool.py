@@ -2,31 +2,42 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tinyflow.backend import Array
 from tinyflow.kernels.engine import engine
-from tinyflow.ops.conv import Pair, pair
+from tinyflow.ops.arguments import LARGEST, Pair, flag, floats, pair, whole
 from tinyflow.ops.reduce import mean
 from tinyflow.tape import record
 from tinyflow.tensor import Tensor
 
 
+def windows(
+    op: str, kernel_size: Any, stride: Any, padding: Any
+) -> tuple[tuple[int, int], ...]:
+    """Checked (kernel, stride, padding) pairs."""
+    kernel = pair(op, kernel_size, "kernel_size", 1)
+    steps = kernel if stride is None else pair(op, stride, "stride", 1)
+    border = pair(op, padding, "padding", 0)
+    if border[0] > kernel[0] // 2 or border[1] > kernel[1] // 2:
+        raise ValueError(f"{op}: padding {border} exceeds half the kernel {kernel}")
+    return kernel, steps, border
+
+
 def _windows(
     op: str,
     x: Array,
-    kernel_size: Pair,
-    stride: Pair | None,
-    padding: Pair,
-    dilation: Pair = 1,
+    kernel_size: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any = 1,
 ) -> tuple[tuple[int, int], ...]:
     """Checked (kernel, stride, padding, dilation) pairs."""
     if x.ndim != 4:
-        raise ValueError(f"{op} needs (N, C, H, W), got {x.shape}")
-    kernel = pair(kernel_size, "kernel_size", 1)
-    steps = kernel if stride is None else pair(stride, "stride", 1)
-    border, holes = pair(padding, "padding", 0), pair(dilation, "dilation", 1)
+        raise ValueError(f"{op}: input must be (N, C, H, W), not {x.shape}")
+    kernel, steps, border = windows(op, kernel_size, stride, padding)
+    holes = pair(op, dilation, "dilation", 1)
     for size, k, p, d in zip(x.shape[2:], kernel, border, holes, strict=True):
-        if p > k // 2:
-            raise ValueError(f"{op}: padding {border} exceeds half the kernel {kernel}")
         if size + 2 * p < d * (k - 1) + 1:
             raise ValueError(
                 f"{op}: a {kernel} window (dilation {holes}) does not fit into "
@@ -54,7 +65,10 @@ def max_pool2d(
     Raises:
         ValueError: the window does not fit, or some window lies wholly in the border.
     """
-    x = input.data
+    x, ceil_mode = (
+        floats("max_pool2d", input),
+        flag("max_pool2d", ceil_mode, "ceil_mode"),
+    )
     kernel, steps, border, holes = _windows(
         "max_pool2d", x, kernel_size, stride, padding, dilation
     )
@@ -89,10 +103,17 @@ def avg_pool2d(
     D is the window's size with the border counted (`count_include_pad`) or not, or
     `divisor_override`.
     """
-    x = input.data
+    x, ceil_mode = (
+        floats("avg_pool2d", input),
+        flag("avg_pool2d", ceil_mode, "ceil_mode"),
+    )
+    count_include_pad = flag("avg_pool2d", count_include_pad, "count_include_pad")
     kernel, steps, border, _ = _windows("avg_pool2d", x, kernel_size, stride, padding)
-    if divisor_override == 0:
-        raise ValueError("avg_pool2d: divisor_override must not be zero")
+    if divisor_override is not None:
+        divisor = whole("avg_pool2d", divisor_override, "divisor_override", -LARGEST)
+        if divisor == 0:
+            raise ValueError("avg_pool2d: divisor_override must not be zero")
+        divisor_override = divisor
     how = (kernel, steps, border, ceil_mode, count_include_pad, divisor_override)
     shape = x.shape
 
@@ -105,4 +126,9 @@ def avg_pool2d(
 
 def global_avg_pool2d(input: Tensor) -> Tensor:
     """y[n,c] = Σ_{h,w} x / (H W), shape (N, C);  ∂L/∂x = g / (H W) everywhere."""
+    x = floats("global_avg_pool2d", input)
+    if x.ndim != 4:
+        raise ValueError(
+            f"global_avg_pool2d: input must be (N, C, H, W), not {x.shape}"
+        )
     return mean(input, dim=(2, 3))

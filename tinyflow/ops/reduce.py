@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from typing import Any
+
 from tinyflow.backend import Array, array_module
 from tinyflow.kernels.engine import engine
+from tinyflow.kernels.mask import kept
+from tinyflow.kernels.sums import total
+from tinyflow.ops.arguments import array_of, axes_of, flag, floats
 from tinyflow.tape import record
 from tinyflow.tensor import Tensor
 
-Dim = int | tuple[int, ...] | None
+Dim = int | Sequence[int] | None
 
 
-def _axes(dim: Dim, ndim: int) -> tuple[int, ...]:
-    if dim is None:
-        return tuple(range(ndim))
-    dims = (dim,) if isinstance(dim, int) else dim
-    for d in dims:
-        if not -ndim <= d < ndim:
-            raise ValueError(f"dim {d} is out of range for a tensor of {ndim} axes")
-    return tuple(d % ndim for d in dims)
+def _axes(op: str, dim: Any, shape: tuple[int, ...], fill: bool) -> tuple[int, ...]:
+    """The axes of `dim`, all for None and (); with `fill` they must hold entries."""
+    found = () if dim is None else axes_of(op, dim, len(shape))
+    found = found or tuple(range(len(shape)))
+    if fill and 0 in shape and 0 in [shape[i] for i in found]:
+        raise ValueError(f"{op}: input {shape} has no entries along dim {dim}")
+    return found
 
 
 def _kept(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, ...]:
@@ -33,22 +39,22 @@ def _spread(g: Array, kept: tuple[int, ...], shape: tuple[int, ...]) -> Array:
 
 def sum(input: Tensor, dim: Dim = None, keepdim: bool = False) -> Tensor:
     """Y = Σ x over `dim`;  ∂L/∂x = g, repeated along `dim`."""
-    x = input.data
-    axes = _axes(dim, x.ndim)
-    kept = _kept(x.shape, axes)
+    x, keepdim = array_of("sum", input), flag("sum", keepdim, "keepdim")
+    axes = _axes("sum", dim, x.shape, fill=False)
+    ones = _kept(x.shape, axes)
     return record(
         "sum",
-        x.sum(axis=axes, keepdims=keepdim),
+        total(x, axes, keepdim),
         (input,),
-        lambda g, need: (_spread(g, kept, x.shape),),
+        lambda g, need: (_spread(g, ones, x.shape),),
     )
 
 
 def mean(input: Tensor, dim: Dim = None, keepdim: bool = False) -> Tensor:
     """Y = Σ x / m over the m entries along `dim`;  ∂L/∂x = g / m, repeated."""
-    x = input.data
-    axes = _axes(dim, x.ndim)
-    kept = _kept(x.shape, axes)
+    x, keepdim = floats("mean", input), flag("mean", keepdim, "keepdim")
+    axes = _axes("mean", dim, x.shape, fill=True)
+    ones = _kept(x.shape, axes)
     if axes == (2, 3) and x.ndim == 4:
         run, shape = engine(x), x.shape
         y = run.map_mean(x).reshape(*shape[:2], *((1, 1) if keepdim else ()))
@@ -58,20 +64,25 @@ def mean(input: Tensor, dim: Dim = None, keepdim: bool = False) -> Tensor:
             (input,),
             lambda g, need: (run.map_mean_input_grad(g.reshape(shape[:2]), shape),),
         )
-    y = x.mean(axis=axes, keepdims=keepdim)
-    m = max(x.size // max(y.size, 1), 1)
-    return record("mean", y, (input,), lambda g, need: (_spread(g / m, kept, x.shape),))
+    m = math.prod(x.shape[i] for i in axes)
+    y = total(x, axes, keepdim) / m
+    return record("mean", y, (input,), lambda g, need: (_spread(g / m, ones, x.shape),))
 
 
 def amax(input: Tensor, dim: Dim = None, keepdim: bool = False) -> Tensor:
-    """Y = max x over `dim`;  ∂L/∂x = g shared equally among the maxima."""
-    x = input.data
-    axes = _axes(dim, x.ndim)
+    """Y = max x over `dim`;  ∂L/∂x = g shared equally among the maxima, else 0.
+
+    A NaN is the maximum, and leaves no gradient to share: all of them are NaN.
+    """
+    x, keepdim = array_of("amax", input), flag("amax", keepdim, "keepdim")
+    axes = _axes("amax", dim, x.shape, fill=True)
     y = x.max(axis=axes, keepdims=True)
 
     def pullback(g: Array, need: tuple[bool, ...]) -> tuple[Array]:
-        hit = (x == y).astype(x.dtype)
-        return (hit * (g.reshape(y.shape) / hit.sum(axis=axes, keepdims=True)),)
+        hit = ~(x < y)
+        count = hit.sum(axis=axes, keepdims=True).astype(x.dtype)
+        share = array_module(g).where(y == y, g.reshape(y.shape) / count, y)
+        return (kept(_spread(share, y.shape, x.shape), hit),)
 
     out = (
         y if keepdim else y.reshape([n for i, n in enumerate(x.shape) if i not in axes])

@@ -3,33 +3,56 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate, pairwise
 from typing import Any
 
-import numpy as np
-
 from tinyflow.backend import Array, array_module
 from tinyflow.kernels.engine import engine
+from tinyflow.ops.arguments import (
+    LARGEST,
+    MOST_ENTRIES,
+    array_of,
+    axes_of,
+    axis_of,
+    fits_dtype,
+    integer,
+    listed,
+    same_dtype,
+    scalar,
+    shown,
+    whole,
+    wholes,
+)
 from tinyflow.tape import record
 from tinyflow.tensor import Tensor
 
 
-def _axis(dim: int, ndim: int) -> int:
-    if not -ndim <= dim < ndim:
-        raise ValueError(f"dim {dim} is out of range for a tensor of {ndim} axes")
-    return dim % ndim
-
-
-def reshape(input: Tensor, shape: Sequence[int]) -> Tensor:
+def reshape(input: Tensor, shape: int | Sequence[int], *sizes: int) -> Tensor:
     """Y = x with another shape, same entries in the same (row-major) order.
 
     ∂L/∂x = g in the old shape.
+
+    Args:
+        input: any tensor.
+        shape, sizes: (2, 3), or 2, 3; one size may be -1 and is then computed.
+
+    Raises:
+        ValueError: a shape of another number of entries.
     """
-    old = input.shape
+    x = array_of("reshape", input)
+    given = (shape, *sizes) if sizes or listed(shape) is None else shape
+    new, old = wholes("reshape", given, "shape", -1), x.shape
+    known, free = math.prod(new), -1 in new
+    if free:
+        known = math.prod([n for n in new if n >= 0])
+    if x.size % known or new.count(-1) > 1 if free and known else x.size != known:
+        raise ValueError(
+            f"reshape: input {old} has {x.size} entries, which do not fill shape {new}"
+        )
     return record(
         "reshape",
-        input.data.reshape(tuple(shape)),
+        x.reshape(new),
         (input,),
         lambda g, need: (g.reshape(old),),
     )
@@ -37,20 +60,31 @@ def reshape(input: Tensor, shape: Sequence[int]) -> Tensor:
 
 def flatten(input: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
     """Axes `start_dim` … `end_dim` merged into one; see :func:`reshape`."""
-    first, last = _axis(start_dim, input.ndim), _axis(end_dim, input.ndim)
+    shape = array_of("flatten", input).shape or (1,)  # a number is one entry
+    first = axis_of("flatten", start_dim, len(shape), "start_dim")
+    last = axis_of("flatten", end_dim, len(shape), "end_dim")
     if first > last:
         raise ValueError(f"flatten: start_dim {first} comes after end_dim {last}")
-    merged = math.prod(input.shape[first : last + 1])
-    return reshape(input, (*input.shape[:first], merged, *input.shape[last + 1 :]))
+    merged = math.prod(shape[first : last + 1])
+    return reshape(input, (*shape[:first], merged, *shape[last + 1 :]))
 
 
-def permute(input: Tensor, dims: Sequence[int]) -> Tensor:
-    """Y = x with its axes in the order `dims`;  ∂L/∂x = g with the order undone."""
-    order = [_axis(d, input.ndim) for d in dims]
+def permute(input: Tensor, dims: int | Sequence[int], *more: int) -> Tensor:
+    """Y = x with its axes in the order `dims`;  ∂L/∂x = g with the order undone.
+
+    `dims` is (1, 0), or the axes follow each other: 1, 0.
+    """
+    x = array_of("permute", input)
+    given = (dims, *more) if more else dims
+    order = axes_of("permute", given, x.ndim, "dims")
+    if len(order) != x.ndim:
+        raise ValueError(
+            f"permute: dims {shown(given)} must name each of {x.ndim} axes once"
+        )
     undo = [order.index(i) for i in range(len(order))]
     return record(
         "permute",
-        input.data.transpose(order),
+        x.transpose(order),
         (input,),
         lambda g, need: (g.transpose(undo),),
     )
@@ -58,8 +92,10 @@ def permute(input: Tensor, dims: Sequence[int]) -> Tensor:
 
 def transpose(input: Tensor, dim0: int, dim1: int) -> Tensor:
     """Axes `dim0` and `dim1` swapped; see :func:`permute`."""
-    order = list(range(input.ndim))
-    a, b = _axis(dim0, input.ndim), _axis(dim1, input.ndim)
+    ndim = array_of("transpose", input).ndim
+    order = list(range(ndim))
+    a = axis_of("transpose", dim0, ndim, "dim0")
+    b = axis_of("transpose", dim1, ndim, "dim1")
     order[a], order[b] = b, a
     return permute(input, order)
 
@@ -72,20 +108,26 @@ def pad(input: Tensor, pad: Sequence[int], value: float = 0.0) -> Tensor:
         pad: PyTorch's order, last axis first: (left, right, top, bottom, …).
         value: what the border holds.
     """
-    if len(pad) % 2 or len(pad) > 2 * input.ndim or min(pad, default=0) < 0:
+    x, number = array_of("pad", input), scalar(value)
+    if number is None or isinstance(number, bool):
+        raise TypeError(f"pad: value must be a number, not {shown(value)}")
+    fits_dtype("pad", number, "value", x.dtype)
+    sides = wholes("pad", pad, "pad", 0)
+    if len(sides) % 2 or len(sides) > 2 * x.ndim:
         raise ValueError(
-            f"pad must be non-negative (before, after) pairs, last axis first, for at "
-            f"most {input.ndim} axes; got {tuple(pad)}"
+            "pad: pad must be (before, after) pairs, last axis first, for at most "
+            f"{x.ndim} axes, not {shown(pad)}"
         )
-    pairs = [(pad[i], pad[i + 1]) for i in range(0, len(pad), 2)][::-1]
+    pairs = [(sides[i], sides[i + 1]) for i in range(0, len(sides), 2)][::-1]
     widths = [(0, 0)] * (input.ndim - len(pairs)) + pairs
     inside = tuple(
         slice(before, before + n)
         for (before, _), n in zip(widths, input.shape, strict=True)
     )
-    x = input.data
     shape = [n + sum(w) for n, w in zip(x.shape, widths, strict=True)]
-    y = array_module(x).full_like(x, value, shape=shape)  # in x's memory order
+    if math.prod(shape) > MOST_ENTRIES:
+        raise ValueError(f"pad: pad {shown(pad)} would make shape {tuple(shape)}")
+    y = array_module(x).full_like(x, number, shape=shape)  # in x's memory order
     engine(x).copy(x, y[inside])
     return record("pad", y, (input,), lambda g, need: (g[inside],))
 
@@ -95,13 +137,25 @@ def getitem(input: Tensor, index: Any) -> Tensor:
 
     ∂L/∂x = g at `index`, 0 elsewhere.
     """
+    x, axes = array_of("getitem", input), 0
     for p in index if isinstance(index, tuple) else (index,):
-        plain = p is None or p is ... or isinstance(p, int | np.integer | slice)
-        if not plain or isinstance(p, bool):
+        if p is None or p is ...:
+            continue
+        n = 0 if isinstance(p, slice) else integer(p)
+        if n is None:
             raise TypeError(
-                "a tensor is indexed by integers, slices, None and ... only"
+                "getitem: index must be integers, slices, None and ..., not "
+                f"{shown(index)}"
             )
-    x = input.data
+        if abs(n) > LARGEST:
+            raise IndexError(f"getitem: index {shown(index)} is out of range")
+        axes += 1
+    if axes > x.ndim:
+        raise ValueError(f"getitem: index names {axes} axes, input has {x.ndim}")
+    try:
+        y = x[index]
+    except (IndexError, TypeError, ValueError) as error:  # axis and size are named
+        raise type(error)(f"getitem: index {shown(index)}: {error}") from None
 
     def pullback(g: Array, need: tuple[bool, ...]) -> tuple[Array]:
         out = array_module(g).zeros_like(x)
@@ -111,18 +165,31 @@ def getitem(input: Tensor, index: Any) -> Tensor:
             out[index] = g
         return (out,)
 
-    return record("slice", x[index], (input,), pullback)
+    return record("slice", y, (input,), pullback)
 
 
-def concat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
+_LISTED = (list, tuple)
+
+
+def concat(tensors: Iterable[Tensor], dim: int = 0) -> Tensor:
     """Y = [x₁ | … | xₙ] along `dim`;  ∂L/∂xᵢ = the slice of g that xᵢ filled."""
-    arrays = [t.data for t in tensors]
-    if not arrays:
-        raise ValueError("concat needs at least one tensor")
-    axis = _axis(dim, arrays[0].ndim)
-    dtypes = {str(a.dtype) for a in arrays}
-    if len(dtypes) > 1:
-        raise TypeError(f"concat got {', '.join(sorted(dtypes))}; convert to one dtype")
+    given = tensors
+    if not isinstance(tensors, _LISTED):  # a generator can be read only once
+        tensors = list(tensors) if isinstance(tensors, Iterator) else []
+    if not tensors:
+        kind = ValueError if isinstance(given, _LISTED) else TypeError
+        raise kind(f"concat: tensors must be a list of some, not {shown(given)}")
+    arrays = [array_of("concat", t, f"tensors[{i}]") for i, t in enumerate(tensors)]
+    axis = axis_of("concat", dim, arrays[0].ndim)
+    if len(arrays) > 1:
+        same_dtype("concat", ("tensors",), *arrays)
+    others = [(*a.shape[:axis], *a.shape[axis + 1 :]) for a in arrays]
+    for i, a in enumerate(arrays):
+        if others[i] != others[0]:
+            raise ValueError(
+                f"concat: tensors[{i}] {a.shape} and tensors[0] {arrays[0].shape} "
+                f"differ in more than dim {axis}"
+            )
     cuts = list(accumulate((a.shape[axis] for a in arrays), initial=0))
     lead = (slice(None),) * axis
 
@@ -133,6 +200,9 @@ def concat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     return record("concat", y, tensors, pullback)
 
 
+_SIZES = "split_size_or_sections"
+
+
 def split(
     tensor: Tensor, split_size_or_sections: int | Sequence[int], dim: int = 0
 ) -> tuple[Tensor, ...]:
@@ -140,21 +210,17 @@ def split(
 
     ∂L/∂x = each slice's g in its place: one edge per slice; see :func:`getitem`.
     """
-    axis = _axis(dim, tensor.ndim)
-    length = tensor.shape[axis]
-    if isinstance(split_size_or_sections, int):
-        if split_size_or_sections < 1:
-            raise ValueError("split needs a positive size")
-        sizes = [
-            min(split_size_or_sections, length - start)
-            for start in range(0, length, split_size_or_sections)
-        ]
+    x, given, name = array_of("split", tensor, "tensor"), split_size_or_sections, _SIZES
+    axis = axis_of("split", dim, x.ndim)
+    length = x.shape[axis]
+    if listed(given) is None:
+        size = whole("split", given, name, 1)
+        starts = range(0, max(length, 1), size)  # of nothing, one empty piece
+        sizes = tuple(min(size, length - start) for start in starts)
     else:
-        sizes = list(split_size_or_sections)
-        if sum(sizes) != length or min(sizes, default=0) < 0:
-            raise ValueError(
-                f"split sizes {sizes} must be non-negative and add up to {length}"
-            )
+        sizes = wholes("split", given, name, 0)
+        if sum(sizes) != length:
+            raise ValueError(f"split: {name} {shown(given)} must add up to {length}")
     cuts = list(accumulate(sizes, initial=0))
     lead = (slice(None),) * axis
     return tuple(getitem(tensor, (*lead, slice(a, b))) for a, b in pairwise(cuts))

@@ -62,13 +62,16 @@ class _Graph:
     steps: dict[str, int]
     """The optimiser's counts before the recorded step."""
     gradients: list[Array]
+    parameters: list[Array]
 
 
 class CapturedStep:
     """Does what :func:`tinyflow.train.step.train_step` does, replayed where it can be.
 
     The update of a captured step comes before the host has seen loss and norm, so one
-    whose loss is not finite has updated the parameters when it is reported.
+    whose loss is not finite has updated parameters, optimiser state and running
+    statistics when it is reported: go back to saved weights then. Eager steps are all
+    or nothing.
 
     Args:
         model: in training mode, on the GPU.
@@ -143,6 +146,9 @@ class CapturedStep:
                 f"a batch of {images.shape[0]} is not the one of "
                 f"{done.images.shape[0]} that was recorded"
             )
+        held = self.optimizer.parameters.values()
+        if any(p.data is not a for p, a in zip(held, done.parameters, strict=True)):
+            return self._because("parameters moved after the step was recorded")
         with self.recorder.running():
             _fill(done.images, images)
             _fill(done.labels, labels)
@@ -160,6 +166,7 @@ class CapturedStep:
         for name, before in done.steps.items():
             taken = counts[name] - before
             counts[name] += 1
+            self.optimizer.parameters[name].node.version += 1
         return taken
 
     def _run_eagerly(
@@ -226,6 +233,7 @@ class CapturedStep:
             updates,
             moved,
             [g for g in gradients if g is not None],
+            [p.data for p in self.optimizer.parameters.values()],
         )
         return True
 

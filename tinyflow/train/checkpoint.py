@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import safetensors
-import safetensors.numpy
 
 import models
 from tinyflow import nn
-from tinyflow.backend import Array, asnumpy
+from tinyflow.backend import asnumpy
+from tinyflow.reading import Unreadable, kind, parse_object
+from tinyflow.tensorfile import TensorFile, open_tensors, write_tensors
 
 LAST, BEST = "last", "best"
 KEY = "tinyflow"  # of our entry in the file's metadata
+FORMAT = 1
+"""Of that entry. A key more is no new format, since unknown keys are ignored."""
+SPARE = 1_000_000
+"""Numbers a network may have beyond what its file holds and still be built: then the
+sentence that refuses it can name the weight that differs."""
 
 
 class CheckpointError(RuntimeError):
@@ -53,18 +60,9 @@ def save_checkpoint(path: Path, model: nn.Module, metadata: Metadata) -> None:
     Raises:
         OSError: the disk is full or the folder gone; `path` is as it was.
     """
-    # safetensors writes memory as it lies, so every array must be C-contiguous
-    tensors = {
-        name: np.ascontiguousarray(asnumpy(array))
-        for name, array in model.state_dict().items()
-    }
-    text = {KEY: json.dumps(asdict(metadata))}  # one entry: their order is not kept
-    partial = path.with_name(f".{path.name}.part")
-    try:
-        safetensors.numpy.save_file(tensors, partial, metadata=text)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    tensors = {name: asnumpy(array) for name, array in model.state_dict().items()}
+    entry = {"format": FORMAT, **asdict(metadata)}
+    write_tensors(path, tensors, {KEY: json.dumps(entry)})
 
 
 def load_checkpoint(
@@ -86,57 +84,119 @@ def load_checkpoint(
     if which not in (LAST, BEST):
         raise CheckpointError(f"a run keeps {LAST!r} and {BEST!r}, not {which!r}")
     path = Path(source)
-    if path.is_dir():
+    try:
+        path = _file(path, which)
+        with open_tensors(path) as file:
+            metadata = _metadata(path, file.metadata.get(KEY))
+            return _build(path, metadata, file).eval(), metadata
+    except Unreadable as error:
+        raise CheckpointError(f"{error}; use another checkpoint") from error
+
+
+def _file(path: Path, which: str) -> Path:
+    """The weight file that `path` is, or that lies in the run folder `path`."""
+    found = kind(path)
+    if found == "folder":
         path = path / f"{which}.safetensors"
-        if not path.is_file():
+        if (found := kind(path)) == "nothing":
             raise CheckpointError(
                 f"{path.parent} holds no {path.name}: it is not a run folder, or its "
                 "first epoch was not finished; train one with train.py"
             )
-    if not path.is_file():
+    if found == "nothing":
         raise CheckpointError(
             f"there is no checkpoint {path}: give a run folder or a .safetensors file"
         )
-    tensors, text = _read(path)
-    metadata = _metadata(path, text)
+    return path
+
+
+class _Weights(np.random.Generator):
+    """Zeros for initial weights, as long as there are not far more than in a file.
+
+    What a file claims about its network can so take no more memory than the file
+    itself. The dropout of the network draws what it drew in training.
+    """
+
+    left: float = math.inf
+
+    def standard_normal(self, size: Any = None, *args: Any, **how: Any) -> Any:
+        """An array of zeros, or a ValueError."""
+        self.left -= math.prod(size)
+        if self.left < 0:
+            raise ValueError("the network needs more weights than the file holds")
+        return np.zeros(size, np.float32)
+
+
+def _build(path: Path, metadata: Metadata, file: TensorFile) -> nn.Module:
+    """The network with its weights, if names and shapes in the file are its own."""
+    zeros = _Weights(np.random.PCG64(metadata.seed))
+    zeros.left = SPARE + sum(math.prod(e.shape) for e in file.entries.values())
     try:
         model = models.build_model(
             metadata.model,
             num_classes=metadata.num_classes,
             image_size=metadata.image_size,
             in_channels=metadata.in_channels,
-            seed=metadata.seed,
+            seed=zeros,  # type: ignore[arg-type]  # NumPy takes a generator for a seed
         )
-        model.load_state_dict(tensors)
+        nothing = np.float32(0)  # in any shape, without memory
+        shapes = {n: np.broadcast_to(nothing, e.shape) for n, e in file.entries.items()}
+        model.load_state_dict(shapes)
+        model.load_state_dict({name: file.read(name) for name in file.entries})
+    except Unreadable:
+        raise
     except ValueError as error:
         raise CheckpointError(
             f"{path} does not fit {metadata.model!r} as this version builds it: {error}"
         ) from error
-    return model.eval(), metadata
-
-
-def _read(path: Path) -> tuple[dict[str, Array], str | None]:
-    try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-            return tensors, (file.metadata() or {}).get(KEY)
-    except safetensors.SafetensorError as error:
-        raise CheckpointError(
-            f"{path} is damaged or no safetensors file ({error}); use another"
-        ) from error
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+    return model
 
 
 def _metadata(path: Path, text: str | None) -> Metadata:
-    try:
-        known = Metadata(**json.loads(text or ""))
-        for field in fields(Metadata):
-            if type(getattr(known, field.name)).__name__ != field.type:
-                raise TypeError(field.name)
-    except (TypeError, ValueError):
+    if text is None:
         raise CheckpointError(
             f"{path} does not say which network it belongs to, so it was not "
             "written by train.py; build the model yourself and use load_state_dict"
-        ) from None
-    return known
+        )
+    told = parse_object(text, f"what {path} says of its network")
+    written = told.get("format", FORMAT)
+    if type(written) is not int or written < 1:
+        raise Unreadable(f"{path} does not say its format: {_shown(written)}")
+    if written > FORMAT:
+        raise CheckpointError(
+            f"{path} was written by a newer tinyflow (format {_shown(written)}, this "
+            f"one reads up to {FORMAT}): update tinyflow"
+        )
+    names = [field.name for field in fields(Metadata)]
+    if missing := [name for name in names if name not in told]:
+        raise Unreadable(
+            f"{path} does not say its {', '.join(missing)}, so it was not written by "
+            "train.py"
+        )
+    for name in names:
+        if (want := _unlike(name, told[name])) is not None:
+            raise Unreadable(
+                f"{path} does not say a usable {name}: {_shown(told[name])} is not "
+                f"{want}"
+            )
+    told["test_accuracy"] = float(told["test_accuracy"])
+    return Metadata(**{name: told[name] for name in names})
+
+
+def _unlike(name: str, value: Any) -> str | None:
+    """What a value of the metadata should be and is not, or None if it is."""
+    if name in ("model", "dataset"):
+        good = isinstance(value, str) and 0 < len(value) <= 100 and value.isprintable()
+        return None if good else "a name"
+    if name == "test_accuracy":
+        good = type(value) in (int, float) and 0 <= value <= 1
+        return None if good else "a number from 0 to 1"
+    low, high = (0, math.inf) if name == "seed" else (1, 2**63)
+    good = type(value) is int and low <= value < high
+    return None if good else f"a whole number from {low} on"
+
+
+def _shown(value: Any) -> str:
+    """A value in a sentence, not longer than one."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]} …"

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import models
+from tinyflow.backend import DEVICES
 from tinyflow.data import DATASETS
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
+EPOCHS, EPOCHS_LARGE = 4, 2  # of networks for 32x32 images, and for ImageNet's
 WEIGHT_DECAY = {"sgd": 5e-4, "adam": 0.0, "adamw": 0.01}
 SCHEDULES = ("constant", "cosine", "step")
 MILESTONES = (0.5, 0.75)  # of all steps, where "step" divides by ten (He et al. 2016)
@@ -40,7 +43,7 @@ class TrainConfig:
         weight_decay: λ, for every parameter, in the optimiser's own sense; None means
             what `WEIGHT_DECAY` says.
         momentum: of SGD, in [0, 1); the others ignore it.
-        label_smoothing: ε of the training loss, in [0, 1]; the test loss has none.
+        label_smoothing: ε of the training loss, in [0, 1); the test loss has none.
         warmup_epochs: epochs (fractions too) of linear warm-up.
         clip_grad: largest global gradient norm, or None.
         augment: random crop and flip of the training images.
@@ -61,7 +64,7 @@ class TrainConfig:
     model: str
     dataset: str = "shapes"
     data_dir: Path | None = None
-    epochs: int = 4
+    epochs: int = EPOCHS
     batch_size: int = 64
     lr: float | None = None
     optimizer: str | None = None
@@ -97,6 +100,12 @@ class TrainConfig:
         return entry.lr if self.optimizer_name == "sgd" else entry.adam_lr
 
     @property
+    def lower_rate(self) -> float:
+        """A learning rate to try where this one was too high."""
+        usual = replace(self, lr=None).learning_rate
+        return usual if self.learning_rate >= 10 * usual else self.learning_rate / 10
+
+    @property
     def optimizer_name(self) -> str:
         """`optimizer`, or the default that stands for it."""
         if self.optimizer is not None:
@@ -124,6 +133,7 @@ class TrainConfig:
         _choice("optimizer", self.optimizer_name, OPTIMIZERS)
         _choice("schedule", self.schedule, SCHEDULES)
         _choice("precision", self.precision, PRECISIONS)
+        _choice("device", self.device, DEVICES)
         for name, number in (
             ("epochs", self.epochs),
             ("batch-size", self.batch_size),
@@ -139,7 +149,7 @@ class TrainConfig:
         _number("clip-grad", self.clip_grad, above=0)
         _number("weight-decay", self.weight_decay)
         _number("momentum", self.momentum, below=1)
-        _number("label-smoothing", self.label_smoothing, most=1)
+        _number("label-smoothing", self.label_smoothing, below=1)
         _number("warmup-epochs", self.warmup_epochs)
         if self.warmup_epochs > 0 and self.warmup_epochs >= self.epochs:
             raise ConfigError(
@@ -157,6 +167,54 @@ class TrainConfig:
             )
 
 
+def default_epochs(model: str) -> int:
+    """Epochs of a run that names none: it takes minutes on two cores, not hours."""
+    entry = models.MODELS.get(models.SHORT.get(model, model))
+    return EPOCHS_LARGE if entry is not None and entry.native > 32 else EPOCHS
+
+
+def check_named(config: TrainConfig, named: Collection[str]) -> None:
+    """Refuse options that the user named although they change nothing.
+
+    Raises:
+        ConfigError: with one sentence that names the option and what to do.
+    """
+    kind = config.optimizer_name
+    for option, idle, why in (
+        ("momentum", kind != "sgd", f"is of sgd, and {kind} has its own"),
+        ("data_dir", config.dataset == "shapes", "is not for shapes, which is drawn"),
+        ("num_classes", True, "is of --list-models; a data set has its own number"),
+    ):
+        if option in named and idle:
+            name = option.replace("_", "-")
+            raise ConfigError(f"--{name} {why}: leave it out")
+
+
+def check_listing(named: Collection[str], num_classes: int | None) -> None:
+    """Refuse what means nothing beside ``--list-models``.
+
+    Raises:
+        ConfigError: with one sentence that names the options.
+    """
+    others = sorted(set(named) - {"list_models", "num_classes"})
+    if others:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in others)
+        raise ConfigError(
+            f"--list-models prints all networks and trains none: leave {names} out"
+        )
+    if num_classes is not None and num_classes < 1:
+        raise ConfigError(f"--num-classes must be 1 or more, not {num_classes}")
+
+
+def idle_on_cpu(named: Collection[str]) -> list[str]:
+    """Sentences on options that the user named and that only a GPU knows."""
+    said = {
+        "deterministic": "a CPU computes the same bits every time",
+        "capture": "only a GPU records its steps",
+    }
+    return [f"--{n} changes nothing: {why}" for n, why in said.items() if n in named]
+
+
 def _choice(name: str, given: str, known: tuple[str, ...]) -> None:
     if given not in known:
         raise ConfigError(f"--{name} {given!r} is unknown; choose {', '.join(known)}")
@@ -168,17 +226,14 @@ def _number(
     *,
     above: float | None = None,
     below: float = math.inf,
-    most: float = math.inf,
 ) -> None:
     """Refuse what is not finite, not above `above` (or below 0), or too large."""
     if given is None:
         return
     low = given > above if above is not None else given >= 0
-    if math.isfinite(given) and low and given < below and given <= most:
+    if math.isfinite(given) and low and given < below:
         return
     text = f"above {above:g}" if above is not None else "0 or more"
     if below < math.inf:
         text += f" and below {below:g}"
-    if most < math.inf:
-        text += f" and at most {most:g}"
     raise ConfigError(f"--{name} must be a finite number, {text}, not {given}")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from tinyflow.atomic import replacing
+from tinyflow.drawing import own_settings
 from tinyflow.train.metrics import EpochRow
 
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"  # Okabe & Ito 2008
@@ -24,7 +26,15 @@ def draw_curves(
         rows: at least one epoch.
         title: model, data set, seed, precision.
         chance: accuracy of guessing, 0 to 1, drawn as a line.
+
+    Raises:
+        OSError: it cannot be written; what was at `path` is as it was.
     """
+    with own_settings():
+        _draw(path, rows, title, chance)
+
+
+def _draw(path: Path, rows: Sequence[EpochRow], title: str, chance: float) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # draws on no screen
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -33,7 +43,7 @@ def draw_curves(
     marks = len(rows) <= DOTS
     figure = Figure(figsize=(16, 6.2), layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(title, fontsize=20)
+    figure.suptitle(title, fontsize=20, parse_math=False)
     figure.get_layout_engine().set(w_pad=0.15)  # type: ignore[union-attr, call-arg]
     loss, accuracy, rate = figure.subplots(1, 3)
     for axes, label, train, test in (
@@ -88,4 +98,5 @@ def draw_curves(
         axes.spines[["top", "right"]].set_visible(False)
     handles, labels = accuracy.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=16)
-    figure.savefig(path, dpi=110)
+    with replacing(path) as partial:
+        figure.savefig(partial, format="png", dpi=110)

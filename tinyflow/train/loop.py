@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,12 +16,15 @@ import numpy as np
 
 import models
 from tinyflow import Tape, __version__
+from tinyflow.atomic import replacing
 from tinyflow.backend import array_module, asarray, explain
 from tinyflow.kernels.scratch import keep_freed_memory
+from tinyflow.reading import reason
+from tinyflow.signals import deferred
 from tinyflow.train.checkpoint import BEST, LAST, Metadata, save_checkpoint
 from tinyflow.train.config import DTYPE, ConfigError, TrainConfig
 from tinyflow.train.events import Report, Start, Step
-from tinyflow.train.folder import RunFolder, check_output
+from tinyflow.train.folder import RunFolder
 from tinyflow.train.metrics import EpochRow, MetricsFile, peak_memory_mb
 from tinyflow.train.prepare import DATA_SEED, Prepared, prepare
 from tinyflow.train.step import evaluate, train_step
@@ -67,15 +70,14 @@ def train(
 ) -> Result:
     """Train a network and leave a run folder.
 
-    All options and data are checked, and one batch is tried, before anything is
-    written. Ctrl-C ends the run and keeps its finished epochs; a run without one leaves
-    nothing behind.
+    The folder is claimed first; then data are read and one batch is tried. Ctrl-C ends
+    the run and keeps its finished epochs; a run without one leaves nothing behind.
 
     Args:
         config: the options.
         report: called with every :data:`Event`.
         tracer: given the run folder, returns what ``config.trace_every`` calls, e.g.
-            ``tinyflow.flow.trace.TraceWriter``.
+            ``tinyflow.flow.trace.TraceWriter``; its `path` is the file it writes.
 
     Raises:
         ConfigError, DataError, DeviceError: see :func:`tinyflow.train.prepare.prepare`.
@@ -85,48 +87,92 @@ def train(
     config.validate()
     if config.trace_every is not None and tracer is None:
         raise ConfigError("trace_every needs a tracer, e.g. flow.trace.TraceWriter")
-    check_output(config.output)
-    keep_freed_memory()
-    ready = prepare(config)
     folder = RunFolder(config.output, f"{config.model}-{config.dataset}")
     result = Result(folder.path)
     try:
-        try:
-            _write_config(config, ready, folder.path)
-            report(_start(config, ready, folder.path))
-            metrics = MetricsFile(folder.path / "metrics.csv")
-            inspect = tracer(folder.path) if config.trace_every and tracer else None
-            for epoch in range(1, config.epochs + 1):
-                row = _epoch(config, ready, epoch, report, inspect)
-                _save(config, ready, result, row)
-                metrics.write(row)
-                result.rows.append(row)
-                report(row)
-        finally:
-            if result.rows:
-                _draw(config, ready, result)
+        keep_freed_memory()
+        _run(config, prepare(config), folder, result, report, tracer)
     except KeyboardInterrupt:
         result.interrupted = True
+    except TrainError:
+        raise
     except FloatingPointError as error:
         raise TrainError(
             f"{error}: lower the learning rate, e.g. --lr "
-            f"{config.learning_rate / 10:g}; {_kept(result)}"
+            f"{config.lower_rate:g}; {_kept(result)}"
         ) from None
-    except OSError as error:
-        raise TrainError(
-            f"{error.filename or folder.path} cannot be written ({error.strerror}): "
-            f"free space or choose another --output; {_kept(result)}"
-        ) from error
     except Exception as error:
         if (sentence := explain(error)) is None:
             raise
         at = f"--batch-size {config.batch_size}"
         raise TrainError(f"{sentence}; it ran with {at}; {_kept(result)}") from error
     finally:
-        if not result.rows:
-            folder.discard()
+        folder.end()
+        if not folder.kept:
             result.folder = None
     return result
+
+
+def _run(
+    config: TrainConfig,
+    ready: Prepared,
+    folder: RunFolder,
+    result: Result,
+    report: Report,
+    tracer: Callable[[Path], Inspector] | None,
+) -> None:
+    """Train epoch by epoch; draw the curves however that ends."""
+    inspect = None
+    with _writing(folder, result):
+        _write_config(config, ready, folder)
+        metrics = MetricsFile(folder.file("metrics.csv"))
+        if config.trace_every and tracer:
+            trace = tracer(folder.place)
+            if isinstance(path := getattr(trace, "path", None), Path):
+                folder.own(path)
+
+            def inspect(step: int, loss: float, tape: Tape) -> None:
+                with _writing(folder, result):
+                    trace(step, loss, tape)
+
+    report(_start(config, ready, folder.path))
+    try:
+        for epoch in range(1, config.epochs + 1):
+            row = _epoch(config, ready, epoch, report, inspect)
+            with deferred(), _writing(folder, result):
+                folder.check()
+                with metrics.adding(row):
+                    _save(config, ready, folder, result, row)
+                result.rows.append(row)
+                folder.kept = True
+            report(row)
+    except BaseException:
+        if result.rows:
+            with suppress(Exception):  # what ended the run is what is to be said
+                _draw(config, ready, folder, result)
+        raise
+    try:
+        with _writing(folder, result):
+            _draw(config, ready, folder, result)
+    except (TrainError, MemoryError):
+        raise
+    except Exception as error:
+        raise TrainError(
+            f"curves.png cannot be drawn ({type(error).__name__}: {error}); "
+            f"{_kept(result)}"
+        ) from error
+
+
+@contextmanager
+def _writing(folder: RunFolder, result: Result) -> Iterator[None]:
+    """Errors of the disk, as the sentence that ends the run."""
+    try:
+        yield
+    except OSError as error:
+        raise TrainError(
+            f"{error.filename or folder.path} cannot be written ({reason(error)}): "
+            f"free space or choose another --output; {_kept(result)}"
+        ) from error
 
 
 def _epoch(
@@ -191,9 +237,14 @@ def _epoch(
     )
 
 
-def _save(config: TrainConfig, ready: Prepared, result: Result, row: EpochRow) -> None:
-    """Write last.safetensors and, if the test accuracy is a new high, best."""
-    assert result.folder is not None
+def _save(
+    config: TrainConfig,
+    ready: Prepared,
+    folder: RunFolder,
+    result: Result,
+    row: EpochRow,
+) -> None:
+    """Write last.safetensors and, if the test accuracy is a new high, best: or none."""
     data = ready.train.dataset
     metadata = Metadata(
         model=config.full_model,
@@ -206,9 +257,11 @@ def _save(config: TrainConfig, ready: Prepared, result: Result, row: EpochRow) -
         test_accuracy=row.test_accuracy,
     )
     new_high = not result.rows or row.test_accuracy > result.best.test_accuracy
-    for name in (LAST, BEST) if new_high else (LAST,):
-        path = result.folder / f"{name}.safetensors"
-        save_checkpoint(path, ready.model, metadata)
+    with ExitStack() as files:
+        for name in (LAST, BEST) if new_high else (LAST,):
+            path = folder.file(f"{name}.safetensors")
+            partial = files.enter_context(replacing(path))
+            save_checkpoint(partial, ready.model, metadata)
 
 
 def _start(config: TrainConfig, ready: Prepared, folder: Path) -> Start:
@@ -228,7 +281,7 @@ def _start(config: TrainConfig, ready: Prepared, folder: Path) -> Start:
     )
 
 
-def _write_config(config: TrainConfig, ready: Prepared, folder: Path) -> None:
+def _write_config(config: TrainConfig, ready: Prepared, folder: RunFolder) -> None:
     """Write config.json: every option as given, and what they came to."""
     facts: dict[str, Any] = asdict(config)
     facts |= {
@@ -260,19 +313,21 @@ def _write_config(config: TrainConfig, ready: Prepared, folder: Path) -> None:
         "cupy": xp.__version__ if xp is not np else None,
     }
     text = json.dumps(facts, indent=2) + "\n"
-    (folder / "config.json").write_text(text, encoding="utf-8")
+    with replacing(folder.file("config.json")) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
-def _draw(config: TrainConfig, ready: Prepared, result: Result) -> None:
+def _draw(
+    config: TrainConfig, ready: Prepared, folder: RunFolder, result: Result
+) -> None:
     from tinyflow.train.curves import draw_curves
 
-    assert result.folder is not None
     title = (
         f"{config.full_model} on {config.dataset}, seed {config.seed}, "
         f"{config.precision} on {ready.device}"
     )
     classes = ready.train.dataset.num_classes
-    draw_curves(result.folder / "curves.png", result.rows, title, 1 / classes)
+    draw_curves(folder.file("curves.png"), result.rows, title, 1 / classes)
 
 
 def _kept(result: Result) -> str:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import sys
+from contextlib import AbstractContextManager
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
+
+from tinyflow.atomic import appending
+from tinyflow.reading import Unreadable, number, read_table, whole
+
+MOST = 100_000_000
+"""Bytes of the longest metrics.csv that is read: a million epochs."""
 
 
 @dataclass(frozen=True)
@@ -44,28 +50,38 @@ COLUMNS = tuple(field.name for field in fields(EpochRow))
 
 
 class MetricsFile:
-    """``metrics.csv``: a heading, then one row per epoch, on disk at once."""
+    """``metrics.csv``, a new file: a heading, then one row per epoch, at once."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._append(COLUMNS, "w")
+        with path.open("x", encoding="utf-8", newline="") as file:
+            file.write(",".join(COLUMNS) + "\n")
 
-    def write(self, row: EpochRow) -> None:
-        """Append a row; numbers with six significant digits."""
-        self._append([_text(entry) for entry in astuple(row)], "a")
-
-    def _append(self, entries: tuple[str, ...] | list[str], mode: str) -> None:
-        with self.path.open(mode, newline="", encoding="utf-8") as file:
-            csv.writer(file, lineterminator="\n").writerow(entries)
+    def adding(self, row: EpochRow) -> AbstractContextManager[None]:
+        """A row, six significant digits each, taken back if the block raises."""
+        text = ",".join(_text(entry) for entry in astuple(row))
+        return appending(self.path, text + "\n")
 
 
 def read_metrics(path: Path) -> list[EpochRow]:
-    """The rows of a ``metrics.csv``."""
-    with path.open(newline="", encoding="utf-8") as file:
+    """The rows of a ``metrics.csv``, without one that was cut short.
+
+    Raises:
+        Unreadable: there is no such file, or it is damaged.
+    """
+    try:
         return [
-            EpochRow(int(row["epoch"]), *(float(row[name]) for name in COLUMNS[1:]))
-            for row in csv.DictReader(file)
+            EpochRow(whole(epoch), *map(_number, rest))
+            for epoch, *rest in read_table(path, COLUMNS, MOST)
         ]
+    except Unreadable:
+        raise
+    except ValueError as error:
+        raise Unreadable(f"{path} is damaged: {error}") from error
+
+
+def _number(text: str) -> float:
+    return math.nan if text == "nan" else number(text)  # memory, on Windows
 
 
 def peak_memory_mb() -> float:

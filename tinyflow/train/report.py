@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -12,15 +13,15 @@ from tinyflow.train.metrics import EpochRow
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-EVERY = 10.0  # seconds between plain lines within an epoch
+EVERY = 5.0  # seconds between plain lines within an epoch
 
 
 class PlainReport:
-    """One line at the start, one per epoch, and one about every 10 s in between."""
+    """One line at the start, one per epoch, and one about every 5 s in between."""
 
     def __init__(self) -> None:
         self._start: Start | None = None
-        self._shown = 0.0
+        self._begun = self._shown = 0.0
 
     def __enter__(self) -> PlainReport:
         return self
@@ -32,18 +33,24 @@ class PlainReport:
         """Print what is due."""
         now = time.monotonic()
         if isinstance(event, Start):
-            self._start = event
+            self._start, self._begun = event, now
             self.line(describe(event))
         elif isinstance(event, EpochRow):
             self.line(summary(event, self._start))
         elif now - self._shown >= EVERY and self._start is not None:
             self.line(
                 f"epoch {event.epoch}/{self._start.epochs}  "
-                f"step {event.step}/{self._start.steps}  {means(event)}"
+                f"step {event.step}/{self._start.steps}  {means(event)}  "
+                f"about {self._left(event, self._start, now - self._begun)} left"
             )
         else:
             return
         self._shown = now
+
+    @staticmethod
+    def _left(at: Step, start: Start, passed: float) -> str:
+        done = (at.epoch - 1) * start.steps + at.step
+        return duration(passed * (start.epochs * start.steps - done) / done)
 
     def line(self, text: str) -> None:
         """Print a line at once, even into a pipe."""
@@ -99,7 +106,18 @@ class BarReport(PlainReport):
 
 def terminal_report() -> PlainReport:
     """The bar on a terminal, plain lines elsewhere."""
-    return BarReport() if sys.stdout.isatty() else PlainReport()
+    live = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+    return BarReport() if live else PlainReport()
+
+
+def duration(seconds: float) -> str:
+    """``50 s``, ``1 min 20 s``, ``12 min`` or ``3 h 5 min``."""
+    if seconds < 59.5:
+        return f"{max(seconds, 1):.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s" if minutes < 10 else f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60} min"
 
 
 def describe(start: Start) -> str:

@@ -14,7 +14,9 @@ from tinyflow.data import Dataset
 from tinyflow.kernels.engine import engine
 from tinyflow.ops import cross_entropy
 from tinyflow.optim import Optimizer, clip_grad_norm, grad_norm
+from tinyflow.signals import deferred
 from tinyflow.tape import EDGES
+from tinyflow.train.overflow import Before, first_bad_value
 
 
 class Batches(Protocol):
@@ -50,7 +52,11 @@ def train_step(
     clip_grad: float | None = None,
     inspect: Callable[[float, Tape], None] | None = None,
 ) -> StepResult:
-    """Forward, backward, update.
+    """Forward, backward, update: all of it, or nothing.
+
+    After any exception, Ctrl-C included, parameters, optimiser state, running
+    statistics and the random state of layers (on the host) are as before the step, and
+    gradients are None.
 
     Args:
         model: in training mode.
@@ -63,37 +69,98 @@ def train_step(
             before the update. It changes what is kept, never a value.
 
     Raises:
-        FloatingPointError: loss or gradient is not finite; nothing was updated.
+        FloatingPointError: loss, gradient or running statistics are not finite; the
+            message says where that began.
+        ValueError: a parameter of the model was replaced after the optimiser was made.
     """
     optimizer.zero_grad()
+    before, done = Before(model), False
+    try:
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            result = _forward_backward(
+                model,
+                (images, labels),
+                optimizer,
+                before,
+                label_smoothing,
+                clip_grad,
+                inspect,
+            )
+            with deferred():
+                optimizer.step()
+                done = True
+    finally:
+        if not done:
+            before.restore()
+            optimizer.zero_grad()
+    return result
+
+
+def _forward_backward(
+    model: nn.Module,
+    batch: tuple[Array, Array],
+    optimizer: Optimizer,
+    before: Before,
+    label_smoothing: float,
+    clip_grad: float | None,
+    inspect: Callable[[float, Tape], None] | None,
+) -> StepResult:
+    """All of a step but the update."""
+    images, labels = batch
     parameters = optimizer.parameters.values()
-    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        with Tape(fuse=True) if inspect is None else Tape(EDGES) as tape:
-            logits = model(Tensor(images))
-            loss = cross_entropy(logits, labels, label_smoothing=label_smoothing)
-        mean_loss, correct = numbers(loss.data, _correct(logits, labels))
-        if not np.isfinite(mean_loss):
-            raise FloatingPointError(f"the loss became {mean_loss}")
+    with Tape(fuse=True) if inspect is None else Tape(EDGES) as tape:
+        logits = model(Tensor(images))
+        loss = cross_entropy(logits, labels, label_smoothing=label_smoothing)
+    loss_now, correct = numbers(before.marked(loss.data), _correct(logits, labels))
+    what = ""
+    if not np.isfinite(loss_now):
+        (loss_now,) = numbers(loss.data)
+        if not np.isfinite(loss_now):
+            what = f"the loss became {loss_now}"
+        elif overflowed := before.overflowed():
+            raise FloatingPointError(overflowed)
+    if not what:
         tape.backward(loss, release=inspect is None)
         if inspect is not None:
-            inspect(mean_loss, tape)
-        if clip_grad is None:
-            norm = grad_norm(parameters)
-        else:
-            norm = clip_grad_norm(parameters, clip_grad)
-        if not np.isfinite(norm):
-            raise FloatingPointError(f"the gradient's norm became {norm}")
-        optimizer.step()
-    return StepResult(mean_loss, int(correct), norm)
+            inspect(loss_now, tape)
+        if any(p.grad is None for p in parameters):
+            _refuse_strangers(model, optimizer)
+        norm = grad_norm(parameters)
+        if np.isfinite(norm):
+            if clip_grad is not None:
+                clip_grad_norm(parameters, clip_grad, norm)
+            return StepResult(loss_now, int(correct), norm)
+        what = f"the gradient's norm became {norm}"
+    del tape, logits, loss
+    before.restore()
+    how = {"label_smoothing": label_smoothing}
+    raise FloatingPointError(what + first_bad_value(model, images, labels, **how))
+
+
+def _refuse_strangers(model: nn.Module, optimizer: Optimizer) -> None:
+    """ValueError if a layer was replaced after the optimiser took its parameters."""
+    held = {p.node for p in optimizer.parameters.values()}
+    own = dict(model.named_parameters())
+    nodes = {p.node for p in own.values()}
+    new = [n for n, p in own.items() if p.grad is not None and p.node not in held]
+    old = [n for n, p in optimizer.parameters.items() if p.node not in nodes]
+    if new and old:
+        raise ValueError(
+            f"the optimiser holds {old[0]!r}, which is not in the model, and not "
+            f"{new[0]!r}, which is: a layer was replaced after the optimiser was made; "
+            "make it anew"
+        )
 
 
 def evaluate(model: nn.Module, loader: Batches) -> tuple[float, float]:
     """Mean cross-entropy in nats and accuracy (0 to 1) over all images of `loader`.
 
-    The model runs in evaluation mode and is then put back as it was.
+    The model runs in evaluation mode; then each of its modules is put back into its
+    own.
     """
-    training, total, correct = model.training, 0.0, 0.0
-    device = device_of(model.parameters()[0].data)
+    modes = [(module, module.training) for _, module in model.named_modules()]
+    total, correct = 0.0, 0.0
+    device = next((device_of(p.data) for p in model.parameters()), "cpu")
     model.eval()
     try:
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
@@ -103,7 +170,8 @@ def evaluate(model: nn.Module, loader: Batches) -> tuple[float, float]:
                 batch = numbers(loss.data, _correct(logits, labels))
                 total, correct = total + batch[0], correct + batch[1]
     finally:
-        model.train(training)
+        for module, training in modes:
+            module.training = training
     return total / len(loader.dataset), correct / len(loader.dataset)
 
 

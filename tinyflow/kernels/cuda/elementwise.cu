@@ -32,7 +32,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     }
 }
 
-// g' = g where y > 0, else 0. Traffic: reads g and y, writes g', the floor.
+// g' = 0 where y <= 0, else g: also where y is a NaN. Traffic: reads g and y, writes g', the floor.
 extern "C" __global__ void __launch_bounds__(THREADS)
     relu_gradient(const T* __restrict__ g, int ldg, const T* __restrict__ y, int ldy,
                   T* __restrict__ dx, int ldd, int rows, int cols, int chunk) {
@@ -47,7 +47,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         EACH_ROW(n) {
             Floats f = widened(gs[n]);
             const Floats out = widened(ys[n]);
-            EACH(i) f.v[i] = out.v[i] > 0.f ? f.v[i] : 0.f;
+            EACH(i) f.v[i] = out.v[i] <= 0.f ? 0.f : f.v[i];
             keep(dx, ldd, r + n * step, t, f);
         }
     }
@@ -56,8 +56,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 // ---- Bias ---------------------------------------------------------------------------
 
 // partial[chunk, c] = sum g' over the chunk's rows; with y (the output of a fused ReLU)
-// g' = g where y > 0, written to `sent`, else g' = g. Traffic: reads g [and y], writes
-// [g'], the floor.
+// g' = 0 where y <= 0 and else g, written to `sent`, else g' = g. Traffic: reads g [and
+// y], writes [g'], the floor.
 extern "C" __global__ void __launch_bounds__(THREADS)
     column_sums(const T* __restrict__ g, int ldg, const T* __restrict__ y, int ldy,
                 T* __restrict__ sent, int lds, int rows, int cols, int chunk,
@@ -76,7 +76,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
             Floats f = widened(gs[n]);
             if (y) {
                 const Floats out = widened(ys[n]);
-                EACH(i) f.v[i] = out.v[i] > 0.f ? f.v[i] : 0.f;
+                EACH(i) f.v[i] = out.v[i] <= 0.f ? 0.f : f.v[i];
                 keep(sent, lds, r + n * step, t, f);
             }
             EACH(i) s.v[i] += f.v[i];
@@ -111,7 +111,20 @@ extern "C" __global__ void __launch_bounds__(1024)
 __device__ __forceinline__ Floats gate_of(const T* z, int cols, int sigmoid,
                                           const Tile& t) {
     Floats s = t.inside ? load(z + (size_t)blockIdx.y * cols + t.col) : filled(0.f);
-    if (sigmoid) EACH(i) s.v[i] = 1.f / (1.f + expf(-s.v[i]));
+    if (sigmoid) EACH(i) {
+            const float e = expf(-fabsf(s.v[i]));
+            s.v[i] = (s.v[i] < 0.f ? e : 1.f) / (1.f + e);
+        }
+    return s;
+}
+
+// The sigmoid's slope s (1 - s), in which nothing cancels.
+__device__ __forceinline__ Floats slope_of(const T* z, int cols, const Tile& t) {
+    Floats s = load(z + (size_t)blockIdx.y * cols + t.col);
+    EACH(i) {
+        const float e = expf(-fabsf(s.v[i]));
+        s.v[i] = e / ((1.f + e) * (1.f + e));
+    }
     return s;
 }
 
@@ -143,7 +156,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 }
 
 // dx = s g', dz = sum over the sample of g' x, times s (1 - s) for the sigmoid; g' = g,
-// or g where y > 0, written to `sent`, if y is given. Traffic: reads g, x [and y], writes
+// or 0 where y <= 0, written to `sent`, if y is given. Traffic: reads g, x [and y], writes
 // dx [and g'], the floor.
 extern "C" __global__ void __launch_bounds__(THREADS)
     gate_gradient(const T* __restrict__ g, int ldg, const T* __restrict__ x, int ldx,
@@ -167,7 +180,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
             const Floats f = widened(xs[n]);
             if (y) {
                 const Floats out = widened(ys[n]);
-                EACH(i) d.v[i] = out.v[i] > 0.f ? d.v[i] : 0.f;
+                EACH(i) d.v[i] = out.v[i] <= 0.f ? 0.f : d.v[i];
                 if (sent) keep(sent, lds, r + n * step, t, d);
             }
             EACH(i) {
@@ -179,7 +192,10 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     }
     total = sum_rows(total, buffer);
     if (threadIdx.y == 0 && t.inside) {
-        if (sigmoid) EACH(i) total.v[i] *= s.v[i] * (1.f - s.v[i]);
+        if (sigmoid) {
+            const Floats slope = slope_of(z, cols, t);
+            EACH(i) total.v[i] *= slope.v[i];
+        }
         store(dz + (size_t)blockIdx.y * cols + t.col, total);
     }
 }

@@ -133,7 +133,7 @@ class Maps(Engine):
         return from_rows(launch.relu(to_rows(x)), x.shape)
 
     def relu_grad(self, g: Array, y: Array) -> Array:
-        """The gradient g where y > 0, else 0."""
+        """The gradient 0 where y ≤ 0, else g."""
         if not takes(g, y) or g.ndim not in (2, 4):
             return super().relu_grad(g, y)
         return from_rows(launch.relu_grad(to_rows(g), to_rows(y)), g.shape)
@@ -194,11 +194,11 @@ class Maps(Engine):
             return super().sigmoid(x)
         return super().sigmoid(x.astype("float32")).astype(x.dtype)
 
-    def sigmoid_grad(self, g: Array, y: Array) -> Array:
-        """The gradient g y (1 - y), computed in float32."""
+    def sigmoid_grad(self, g: Array, x: Array) -> Array:
+        """The gradient g σ(x) (1 - σ(x)), computed in float32."""
         if g.dtype.name != "bfloat16":
-            return super().sigmoid_grad(g, y)
-        found = super().sigmoid_grad(g.astype("float32"), y.astype("float32"))
+            return super().sigmoid_grad(g, x)
+        found = super().sigmoid_grad(g.astype("float32"), x.astype("float32"))
         return found.astype(g.dtype)
 
     # --- maps ------------------------------------------------------------------------

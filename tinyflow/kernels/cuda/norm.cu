@@ -5,19 +5,33 @@
 #include "common.cuh"
 
 // Per chunk of rows and channel: a pivot k, sum (x - k) and sum (x - k)^2.
-// k is the mean of the chunk's first rows, so the sums are of the size of the spread,
-// not of the mean: nothing cancels when |mean| >> std. partial is (3, chunks, cols).
-// Traffic: reads x once, the floor; the second look at the first rows hits the cache.
+// k is the mean of rows from all over the chunk, so the sums are of the size of the
+// spread, whatever the mean and a few far values are. partial is (3, chunks, cols).
+// Traffic: reads x once, the floor; the second look at those rows hits the cache.
 extern "C" __global__ void __launch_bounds__(THREADS)
     bn_statistics(const T* __restrict__ x, int ld, int rows, int cols, int chunk,
                   float* __restrict__ partial) {
     __shared__ Floats buffer[THREADS];
     const Tile t = tile(rows, cols, chunk);
     const int first = blockIdx.y * chunk;
-    const int sampled = min(min(first + chunk, rows) - first, (int)blockDim.y);
+    const int count = min(first + chunk, rows) - first;
+    const int sampled = min(count, DEEP * (int)blockDim.y), apart = count / sampled;
 
-    Floats k = sum_rows(widened(fetch(x, ld, t.begin, t)), buffer);
-    EACH(i) k.v[i] /= sampled;
+    Floats k = filled(0.f);
+    Raw some[DEEP];
+    EACH_ROW(n) {
+        const int r = threadIdx.y + n * blockDim.y;
+        some[n] = fetch(x, ld, r < sampled ? first + r * apart : rows, t);
+    }
+    EACH_ROW(n) {
+        const Floats f = widened(some[n]);
+        EACH(i) k.v[i] += f.v[i];
+    }
+    k = sum_rows(k, buffer);
+    EACH(i) {
+        k.v[i] /= sampled;
+        if (!(k.v[i] - k.v[i] == 0.f)) k.v[i] = 0.f;  // it must be finite
+    }
 
     Floats s = filled(0.f), q = filled(0.f);
     const int step = blockDim.y;

@@ -39,7 +39,7 @@ __device__ __forceinline__ Floats masked(Floats g, const Floats& x, const Raw& y
     if (MASK == FROM_Y) out = widened(y);
     if (MASK == FROM_X)
         EACH(i) out.v[i] = rounded(fmaf(x.v[i], scale.v[i], shift.v[i]));
-    EACH(i) g.v[i] = out.v[i] > 0.f ? g.v[i] : 0.f;
+    EACH(i) g.v[i] = out.v[i] <= 0.f ? 0.f : g.v[i];
     return g;
 }
 

@@ -131,12 +131,15 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         const Pixel p = pixel(r, oh, ow);
         const int y0 = p.y * sh - top, x0 = p.x * sw - left;
         Floats sum = filled(0.f);
-        for (int iy = max(y0, 0); iy < min(y0 + kh, h); ++iy)
+        for (int iy = max(y0, 0); iy < min(y0 + kh, h); ++iy) {
+            Floats line = filled(0.f);  // long sums are taken line by line
             for (int ix = max(x0, 0); ix < min(x0 + kw, w); ++ix) {
                 const size_t source = (size_t)(p.n * h + iy) * w + ix;
                 const Floats f = load(x + source * ldx + t.col);
-                EACH(i) sum.v[i] += f.v[i];
+                EACH(i) line.v[i] += f.v[i];
             }
+            EACH(i) sum.v[i] += line.v[i];
+        }
         const float d = divisor(PACKED, p.y, p.x, bottom, right, padded, override_);
         EACH(i) sum.v[i] /= d;
         store(y + (size_t)r * ldy + t.col, sum);
@@ -156,13 +159,16 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         const int oy_end = last_window(p.y, top, sh, oh);
         const int ox_begin = first_window(p.x, left, kw - 1, sw);
         const int ox_end = last_window(p.x, left, sw, ow);
-        for (int oy = first_window(p.y, top, kh - 1, sh); oy <= oy_end; ++oy)
+        for (int oy = first_window(p.y, top, kh - 1, sh); oy <= oy_end; ++oy) {
+            Floats line = filled(0.f);
             for (int ox = ox_begin; ox <= ox_end; ++ox) {
                 const float d = divisor(PACKED, oy, ox, bottom, right, padded, override_);
                 const size_t source = (size_t)(p.n * oh + oy) * ow + ox;
                 const Floats f = load(g + source * ldg + t.col);
-                EACH(i) sum.v[i] += f.v[i] / d;
+                EACH(i) line.v[i] += f.v[i] / d;
             }
+            EACH(i) sum.v[i] += line.v[i];
+        }
         store(dx + (size_t)r * ldd + t.col, sum);
     }
 }

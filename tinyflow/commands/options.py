@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
 import typer
 
-from tinyflow.flow.subject import Settings
+from tinyflow.commands.parsing import named
+from tinyflow.flow.settings import Settings
 
-NONE = Settings()
+NONE, KEYWORD = Settings(), inspect.Parameter.KEYWORD_ONLY
+NewFolder: TypeAlias = Annotated[
+    Path | None, typer.Option(help="New folder  [default: runs/analysis-…]")
+]
 
 
 def shared_options(
@@ -42,9 +47,7 @@ def shared_options(
         str, typer.Option(help="train: batch statistics; eval: running ones.")
     ] = NONE.mode,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = NONE.device,
-    output: Annotated[
-        Path | None, typer.Option(help="New folder  [default: runs/analysis-…]")
-    ] = None,
+    output: NewFolder = None,
 ) -> tuple[Settings, Path | None]:
     """The options of every analysis, as settings and output folder."""
     return Settings(
@@ -66,16 +69,17 @@ def shared(command: Callable[..., None]) -> Callable[..., None]:
     ``command(settings, output, own, …)`` becomes ``run(own, …, --model, --seed, …)``.
     """
     common = inspect.signature(shared_options, eval_str=True).parameters
-    own = list(inspect.signature(command, eval_str=True).parameters.values())[2:]
+    own = inspect.signature(command, eval_str=True).parameters
+    both = {**dict(list(own.items())[2:]), **common}
+    told = inspect.Parameter("context", KEYWORD, annotation=typer.Context)
 
     def run(**given: Any) -> None:
-        chosen = {name: given.pop(name) for name in common}
-        command(*shared_options(**chosen), **given)
+        context = given["context"] if "context" in own else given.pop("context")
+        settings, output = shared_options(**{n: given.pop(n) for n in common})
+        command(replace(settings, named=named(context)), output, **given)
 
-    both = [
-        p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*own, *common.values())
-    ]
+    parameters = [p.replace(kind=KEYWORD) for p in ({"context": told} | both).values()]
     run.__name__, run.__doc__ = command.__name__, command.__doc__
-    run.__signature__ = inspect.Signature(both)  # type: ignore[attr-defined]
-    run.__annotations__ = {p.name: p.annotation for p in both}
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in parameters}
     return run

@@ -1,0 +1,86 @@
+"""The engines that arithmetic is tried on, as fixtures."""
+
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+from tests.test_cuda_kernels import on_host
+from tests.test_native import COMPILER
+from tinyflow.kernels.cuda import launch
+from tinyflow.kernels.engine import PLAIN, Engine, forced
+from tinyflow.kernels.layout import swap
+
+
+class Case(NamedTuple):
+    """An engine and the dtype it is tried in."""
+
+    engine: Engine
+    dtype: Any
+
+
+@pytest.fixture(params=["numpy float64", "numpy float32", "C float32"])
+def case(request: pytest.FixtureRequest) -> Iterator[Case]:
+    name, dtype = request.param.split()
+    if name == "C" and not COMPILER:
+        pytest.skip("no C compiler")
+    found = request.getfixturevalue("native") if name == "C" else PLAIN
+    with forced(found), np.errstate(all="ignore"):
+        yield Case(found, np.dtype(dtype).type)
+
+
+@pytest.fixture(params=["numpy", "C", "CUDA"])
+def small(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """float32: (moments, mean of maps, gradient through a ReLU), on rows (M, C)."""
+    if request.param == "C" and not COMPILER:
+        pytest.skip("no C compiler")
+    run = request.getfixturevalue("native") if request.param == "C" else PLAIN
+    with on_host() if request.param == "CUDA" else nullcontext():
+        if request.param == "CUDA":
+            yield _cuda
+        else:
+            yield lambda name, *a: _ON_ROWS[name](run, *a)
+
+
+def images(rows: np.ndarray) -> np.ndarray:
+    """A matrix (M, C) as one sample of M pixels, as it lies."""
+    return swap(np.ascontiguousarray(rows)[:, None, None])
+
+
+_ON_ROWS: dict[str, Callable[..., Any]] = {
+    "moments": lambda run, x: run.moments(images(x)),
+    "mean": lambda run, x: run.map_mean(images(x))[0],
+    "sum": lambda run, g: run.channel_sum(images(g)),
+    "relu_grad": lambda run, g, y: run.relu_grad(g, y),
+    "masked": lambda run, g, y: swap(
+        run.normalize_sums(images(g), images(y), y[0], images(y))[2]
+    ).reshape(g.shape),
+    "sigmoid": lambda run, z: run.sigmoid_gate(
+        np.ones((*z.shape, 1, 1), "f4"), z[..., None, None], None
+    )[..., 0, 0],
+    "sigmoid_grad": lambda run, z: run.sigmoid_gate_grad(
+        *np.ones((2, *z.shape, 1, 1), "f4"), z[..., None, None], None, (True, True)
+    )[1][..., 0, 0],
+}
+
+
+def _cuda(name: str, *a: np.ndarray) -> Any:
+    a = tuple(map(np.ascontiguousarray, a))
+    ones = np.ones_like(a[0])
+    if name == "moments":
+        return launch.batch_norm_statistics(a[0], 0.0)[:2]
+    if name == "mean":
+        return launch.global_avg_pool2d(a[0][None, :, None])[0]
+    if name == "sum":
+        return launch.bias_grad(a[0])
+    if name == "relu_grad":
+        return launch.relu_grad(*a)
+    if name == "masked":
+        masked = np.empty_like(a[0])
+        launch.bias_grad(a[0], y=a[1], masked=masked)
+        return masked
+    if name == "sigmoid":
+        return launch.gate(ones, a[0], sigmoid=True)
+    return launch.gate_grad(ones, ones, a[0], sigmoid=True)[1]

@@ -1,0 +1,91 @@
+"""The options that every analysis shares, checked before anything is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import models
+from tinyflow.backend import DeviceError
+from tinyflow.data import DATASETS, DataError
+from tinyflow.flow.probe import TOLERANCE, FlowError
+from tinyflow.train.checkpoint import CheckpointError
+
+FOUR = ("vgg", "resnet", "se_resnet", "densenet")
+MODES = {"train": "batch statistics", "eval": "running statistics"}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The options every analysis shares.
+
+    Attributes:
+        model: names for ``models.build_model``; empty means the analysis' own choice.
+        checkpoint: a run folder or weight file instead of initial weights.
+        dataset: one of ``DATASETS``; None is the checkpoint's own, or shapes.
+        data_dir: folder with the files of cifar10 or mnist.
+        batch_size: images in the one batch; every number is conditional on it.
+        seed: of the initial weights and the choice of images.
+        dtype: float64 closes to 1e-12 and is the default; float32 is what trains.
+        mode: "train" normalises with the batch's statistics, "eval" with running ones.
+        device: "auto", "cpu" or "cuda".
+        named: the options that the user gave, as Python names; one of these that has
+            no effect is refused.
+    """
+
+    model: tuple[str, ...] = ()
+    checkpoint: Path | None = None
+    dataset: str | None = None
+    data_dir: Path | None = None
+    batch_size: int = 16
+    seed: int = 0
+    dtype: str = "float64"
+    mode: str = "train"
+    device: str = "auto"
+    named: frozenset[str] = frozenset()
+
+    def validate(self) -> None:
+        """Check what needs neither data nor disk.
+
+        Raises:
+            FlowError: with one sentence that names the option and what it may be.
+        """
+        for option, given, known in (
+            ("dtype", self.dtype, tuple(TOLERANCE)),
+            ("mode", self.mode, tuple(MODES)),
+            ("dataset", self.dataset, (None, *DATASETS)),
+        ):
+            if given not in known:
+                names = ", ".join(k for k in known if k)
+                raise FlowError(f"--{option} {given!r} is unknown; choose {names}")
+        if self.batch_size < 1:
+            raise FlowError(f"--batch-size must be 1 or more, not {self.batch_size}")
+        if self.seed < 0:
+            raise FlowError(f"--seed must be 0 or more, not {self.seed}")
+        if self.checkpoint is not None and self.model:
+            raise FlowError(
+                "--checkpoint names its own network: leave --model out, or leave out "
+                "--checkpoint to look at initial weights"
+            )
+        for name in self.model:
+            with as_flow_error():
+                models.full_name(name)
+
+    def names(self, default: tuple[str, ...]) -> tuple[str, ...]:
+        """The networks to look at; for a checkpoint one, as yet without a name."""
+        if self.checkpoint is not None:
+            return ("",)
+        return tuple(dict.fromkeys(map(models.full_name, self.model or default)))
+
+
+@contextmanager
+def as_flow_error() -> Iterator[None]:
+    """Errors of the parts in use, as the one error of the instrument."""
+    try:
+        yield
+    except FlowError:
+        raise
+    except (DataError, DeviceError, CheckpointError, ValueError) as error:
+        raise FlowError(str(error)) from error

@@ -1,0 +1,220 @@
+"""Where an analysis takes its images and weights from, and the words that say so.
+
+Found once for all networks of an analysis. A checkpoint brings its own data set, the
+folder of its files, and its epoch and seed; :meth:`Source.facts` puts all of it into
+every ``summary.json`` and :meth:`Source.conditions` into every title.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import models
+from tinyflow import nn
+from tinyflow.backend import choose_device
+from tinyflow.data import Batch, Dataset, Loader, load_dataset
+from tinyflow.data.shapes import SHAPES_SIZE
+from tinyflow.flow.probe import FlowError
+from tinyflow.flow.settings import MODES, Settings, as_flow_error
+from tinyflow.reading import Unreadable, kind, read_object
+from tinyflow.train.checkpoint import Metadata, load_checkpoint
+
+DATA_SEED = 0  # of the shapes pictures, whatever the seed of the weights
+POOL = 1000  # shapes drawn, from which the batch is chosen
+CONFIG = "config.json"  # of a run folder
+FROM_FILES = (
+    "name their folder with --data-dir or the environment variable TINYFLOW_DATA"
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """The images, and the trained network if there is one.
+
+    Attributes:
+        settings: what was asked for.
+        data: the training images, or as many as the batch is chosen from.
+        device: "cpu" or "cuda".
+        model, told: of the checkpoint, else None.
+    """
+
+    settings: Settings
+    data: Dataset
+    device: str
+    model: nn.Module | None = None
+    told: Metadata | None = None
+
+    def batch(self) -> Batch:
+        """The batch that everything is measured on, on the CPU."""
+        s = self.settings
+        return next(
+            Loader(self.data, s.batch_size, seed=s.seed, dtype=s.dtype).epoch(0)
+        )
+
+    def fitting(self, default: Sequence[str]) -> tuple[tuple[str, ...], str]:
+        """The networks to look at, and a sentence on those of `default` left out.
+
+        Raises:
+            FlowError: none can take images of this size.
+        """
+        if self.told is not None:
+            return (self.told.model,), ""
+        names = self.settings.names(tuple(default))
+        if self.settings.model:
+            return names, ""  # the user's own choice is tried, and refused in words
+        small = too_small(names, self.data)
+        left = tuple(name for name in names if name not in small)
+        if small and left:
+            return left, self.left_out(small)
+        return names, ""
+
+    def left_out(self, names: Sequence[str]) -> str:
+        """Say that these networks need larger images than there are."""
+        size = self.data.image_size
+        return (
+            f"left out: {', '.join(names)}, which cannot take images of "
+            f"{size}x{size} pixels ({self.data.name})"
+        )
+
+    @property
+    def weights(self) -> str:
+        """``initial weights`` or ``epoch 3 of runs/…, seed 5``."""
+        if self.told is None:
+            return "initial weights"
+        other = self.told.dataset
+        trained = "" if other == self.data.name else f", trained on {other}"
+        return (
+            f"epoch {self.told.epoch} of {self.settings.checkpoint}, "
+            f"seed {self.told.seed}{trained}"
+        )
+
+    def conditions(self, seeds: int = 1) -> str:
+        """``shapes, 10 classes · batch statistics · float64 · seed 0 · batch of 16``.
+
+        With a checkpoint the seed, which then chooses nothing but the images, comes
+        last.
+        """
+        s, last = self.settings, self.settings.seed + seeds - 1
+        seed = f"seed {s.seed}" if seeds == 1 else f"seeds {s.seed} to {last}"
+        size = f"batch of {s.batch_size}"
+        return " · ".join(
+            (
+                f"{self.data.name}, {self.data.num_classes} classes",
+                MODES[s.mode],
+                s.dtype,
+                *((f"{size}, {seed}",) if self.told else (seed, size)),
+            )
+        )
+
+    def facts(self) -> dict[str, Any]:
+        """The same and more for ``summary.json``."""
+        s, data = self.settings, self.data
+        weights: dict[str, Any] = {"weights": self.weights, "epoch": 0, "seed": s.seed}
+        if self.told is not None:
+            weights |= {
+                "checkpoint": str(s.checkpoint),
+                "epoch": self.told.epoch,
+                "seed": self.told.seed,
+                "trained_on": self.told.dataset,
+                "test_accuracy": self.told.test_accuracy,
+            }
+        return {
+            "dataset": data.name,
+            "classes": data.num_classes,
+            "class_names": list(data.classes),
+            "channels": data.in_channels,
+            "image_size": data.image_size,
+            "pixel_mean": list(data.mean),
+            "pixel_std": list(data.std),
+            "normalisation": MODES[s.mode],
+            "batch_size": s.batch_size,
+            "batch_seed": s.seed,
+            **weights,
+        }
+
+
+def too_small(names: Sequence[str], data: Dataset) -> tuple[str, ...]:
+    """Those of `names` that need larger images than those of `data`."""
+    smallest = {name: models.MODELS[models.full_name(name)].smallest for name in names}
+    return tuple(name for name in names if smallest[name] > data.image_size)
+
+
+def find_source(settings: Settings) -> Source:
+    """Read the checkpoint, if there is one, and the images.
+
+    Raises:
+        FlowError: anything that cannot be used, in one sentence.
+    """
+    with as_flow_error():
+        device, _ = choose_device(settings.device)
+        if settings.checkpoint is None:
+            return Source(
+                settings, _data(settings, settings.dataset or "shapes"), device
+            )
+        model, told = load_checkpoint(settings.checkpoint)
+        data = _data(settings, settings.dataset or told.dataset)
+        if (told.in_channels, told.image_size, told.num_classes) != (
+            data.in_channels,
+            data.image_size,
+            data.num_classes,
+        ):
+            raise FlowError(
+                f"{settings.checkpoint} was trained on {told.dataset}, whose images "
+                f"are not like those of {data.name}: use --dataset {told.dataset}"
+            )
+        return Source(settings, data, device, model, told)
+
+
+def _data(settings: Settings, name: str) -> Dataset:
+    folder = None
+    if name != "shapes":
+        folder = settings.data_dir or _recorded(settings, name)
+    elif "data_dir" in settings.named:
+        raise FlowError(
+            "shapes is drawn, not read: leave --data-dir out, or name the data set in "
+            "that folder with --dataset"
+        )
+    limit = None
+    if name == "shapes":
+        limit = min(max(POOL, settings.batch_size), SHAPES_SIZE["train"])
+    data = load_dataset(name, folder, seed=DATA_SEED, limit=limit)
+    if settings.batch_size > len(data):
+        raise FlowError(
+            f"--batch-size {settings.batch_size} is more than the {len(data)} training "
+            f"images of {name}: choose at most {len(data)}"
+        )
+    return data
+
+
+def _recorded(settings: Settings, name: str) -> Path:
+    """The folder that the run of the checkpoint took its images from."""
+    try:
+        config = read_config(settings.checkpoint)
+    except Unreadable as error:
+        raise FlowError(
+            f"{name} is read from files, and {error}: {FROM_FILES}"
+        ) from error
+    recorded = config.get("data_dir") if config.get("dataset") == name else None
+    if not isinstance(recorded, str):
+        raise FlowError(f"{name} is read from files: {FROM_FILES}")
+    if not Path(recorded).expanduser().is_dir():
+        raise FlowError(
+            f"{settings.checkpoint} was trained on {name} from {recorded}, which is "
+            f"not there: {FROM_FILES}"
+        )
+    return Path(recorded).expanduser()
+
+
+def read_config(checkpoint: Path | None) -> dict[str, Any]:
+    """The config.json beside some weights or in a run folder; empty if there is none.
+
+    Raises:
+        Unreadable: it is damaged.
+    """
+    if checkpoint is None:
+        return {}
+    path = (checkpoint if checkpoint.is_dir() else checkpoint.parent) / CONFIG
+    return {} if kind(path) == "nothing" else read_object(path)
