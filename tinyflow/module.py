@@ -84,9 +84,9 @@ class Module:
 
     def _spell_paths(self) -> None:
         known = set()
-        for path, module in self.named_modules():
+        for path, module, all_held in self._walk("", set()):
             module.path = path
-            for name, held in module._held():
+            for name, held in all_held:
                 if isinstance(held, Tensor) and held.node not in known:
                     known.add(held.node)
                     held.node.name = f"{path}.{name}" if path else name
@@ -109,14 +109,19 @@ class Module:
 
     def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
         """(path, module) of this module and everything below it, each once."""
-        yield from self._below(prefix, set())
+        for path, module, _ in self._walk(prefix, set()):
+            yield path, module
 
-    def _below(self, prefix: str, known: set[int]) -> Iterator[tuple[str, Module]]:
+    def _walk(
+        self, prefix: str, known: set[int]
+    ) -> Iterator[tuple[str, Module, list[tuple[str, Any]]]]:
+        """Path, module, and what it holds, looked through once for both."""
         known.add(id(self))
-        yield prefix, self
-        for name, child in self.children():
-            if id(child) not in known:
-                yield from child._below(f"{prefix}.{name}" if prefix else name, known)
+        held = list(self._held())
+        yield prefix, self, held
+        for name, child in held:
+            if isinstance(child, Module) and id(child) not in known:
+                yield from child._walk(f"{prefix}.{name}" if prefix else name, known)
 
     def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
         """(path, tensor) of every trainable tensor, e.g. ``layer1.0.conv1.weight``."""
@@ -130,8 +135,8 @@ class Module:
         """What is wanted with its path, each once; no path stands for two things."""
         known: set[int] = set()
         paths: set[str] = set()
-        for path, module in self.named_modules():
-            for name, held in module._held():
+        for path, _, all_held in self._walk("", set()):
+            for name, held in all_held:
                 if not wanted(held) or id(held) in known:
                     continue
                 known.add(id(held))
