@@ -62,7 +62,7 @@ class Module:
         TypeError if the first argument is a floating-point array, not a Tensor.
         """
         first: Any = args[0] if args else None
-        if not isinstance(first, Tensor) and _is_array(first):
+        if not isinstance(first, Tensor) and is_array(first):
             if first.dtype.kind in "fV":  # integers may well be labels or indices
                 raise TypeError(
                     f"{type(self).__name__}: input must be a Tensor, not an array: "
@@ -125,13 +125,13 @@ class Module:
 
     def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
         """(path, tensor) of every trainable tensor, e.g. ``layer1.0.conv1.weight``."""
-        yield from self._named(lambda a: isinstance(a, Tensor))
+        yield from self.named(lambda a: isinstance(a, Tensor))
 
     def named_buffers(self) -> Iterator[tuple[str, Array]]:
         """(path, array) of the running statistics: state that is not trained."""
-        yield from self._named(_is_array)
+        yield from self.named(is_array)
 
-    def _named(self, wanted: Callable[[Any], bool]) -> Iterator[tuple[str, Any]]:
+    def named(self, wanted: Callable[[Any], bool]) -> Iterator[tuple[str, Any]]:
         """What is wanted with its path, each once; no path stands for two things."""
         known: set[int] = set()
         paths: set[str] = set()
@@ -287,7 +287,7 @@ def _replaced(held: Any, new: Mapping[int, Array]) -> Any:
         if any(a is not b for a, b in zip(items, held, strict=True)):
             make = getattr(type(held), "_make", type(held))  # of a named tuple
             return make(items)
-    elif _is_array(held):
+    elif is_array(held):
         return new.get(id(held), held)
     return held
 
@@ -299,7 +299,7 @@ def _moved(array: Array, device: str | None, dtype: Any) -> Array:
     return engine(array).store(array)
 
 
-def _is_array(held: Any) -> bool:
+def is_array(held: Any) -> bool:
     """Whether `held` is an array of numbers."""
     return (
         isinstance(held, np.ndarray) or hasattr(held, "__cuda_array_interface__")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
+from numpy.random import Generator
 
 from tinyflow import Tape, Tensor, nn
 from tinyflow.backend import Array, array_module
+from tinyflow.module import is_array
 from tinyflow.ops import cross_entropy
 from tinyflow.signals import deferred
 from tinyflow.tape import TENSORS
@@ -18,7 +19,8 @@ class Before:
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        self.buffers = dict(model.named_buffers())
+        state = dict(model.named(lambda a: is_array(a) or isinstance(a, Generator)))
+        self.buffers = {n: b for n, b in state.items() if not isinstance(b, Generator)}
         self._floats = [b for b in self.buffers.values() if b.dtype.kind == "f"]
         self._values = self._joined()  # one array: two calls, not two for each buffer
         self._others = [
@@ -26,9 +28,8 @@ class Before:
         ]
         self._generators = [
             (held, held.bit_generator.state)
-            for _, module in model.named_modules()
-            for held in vars(module).values()
-            if isinstance(held, np.random.Generator)
+            for held in state.values()
+            if isinstance(held, Generator)
         ]
 
     def _joined(self) -> Array | None:
