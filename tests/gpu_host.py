@@ -37,6 +37,7 @@ class HostGpu:
     def __init__(self) -> None:
         self.deferred: list[Callable[[], None]] | None = None
         self.times: list[float] = []
+        self.broken: Exception | None = None
         self.stream_number = 7
 
     def number(self) -> int:
@@ -65,9 +66,13 @@ class HostGpu:
     def address(self, array: np.ndarray) -> int:
         return int(array.ctypes.data)
 
-    def milliseconds(self, run: Callable[[], None]) -> float:
-        run()
+    def replayed(self, run: Callable[[np.ndarray], None], workspace: int) -> float:
+        run(np.empty(workspace, np.uint8))
         return self.times.pop(0) if self.times else 1.0
+
+    def check(self) -> None:
+        if self.broken is not None:
+            raise self.broken
 
     def do(self, run: Callable[[], None]) -> None:
         """Run now, or on each replay of what is being recorded."""
@@ -147,6 +152,9 @@ class HostCudnn:
         self, gpu: HostGpu, refuses: Callable[..., bool] = lambda *a: False
     ) -> None:
         self.gpu, self.refuses = gpu, refuses
+        self.unbuilt = {1}
+        """Which of the proposals cannot be built, and how many there are."""
+        self.proposals = 3
         self.graphs: list[HostGraph] = []
         self.handles: list[int] = []
 
@@ -245,11 +253,11 @@ class HostGraph:
         self.calls.append("build_plans")
 
     def get_execution_plan_count(self) -> int:
-        return 3
+        return self.cudnn.proposals
 
     def build_plan_at_index(self, index: int) -> None:
         self.calls.append(f"build_plan_at_index {index}")
-        if index == 1:
+        if index in self.cudnn.unbuilt:
             raise NotSupported("not that one")
 
     def get_workspace_size(self) -> int:

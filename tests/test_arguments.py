@@ -33,6 +33,7 @@ from tests.arguments import (
 from tinyflow import Tape, Tensor, fork, nn, ops
 from tinyflow.backend import asarray
 from tinyflow.kernels.engine import PLAIN, forced
+from tinyflow.ops.arguments import fits_parameters
 
 ROOT = str(Path(tinyflow.__file__).parent)
 every_argument = pytest.mark.parametrize(("name", "argument"), [*OPERATORS, *PARTS])
@@ -366,3 +367,19 @@ def test_arrays_on_different_devices_are_refused(machine):
         TypeError, match=r"^batch_norm: running_mean must be an array on"
     ):
         ops.batch_norm(far, np.zeros(4, "float32"), np.ones(4, "float32"))
+
+
+def test_mixed_precision_meets_float32_of_the_same_device_alone(machine, monkeypatch):
+    bfloat16 = pytest.importorskip("ml_dtypes").bfloat16
+    import cupy
+
+    monkeypatch.setattr(type(PLAIN), "mixed", True)
+    x = cupy.asarray(np.ones((2, 3)), bfloat16)
+    w = cupy.asarray(np.ones((4, 3), "f4"))
+    names = ("input", "weight", "bias")
+    fits_parameters("linear", names, x, w, None)
+    fits_parameters("linear", names, x, w, w)
+    with pytest.raises(TypeError, match=r"float32 and float64 .weight, bias"):
+        fits_parameters("linear", names, x, w.astype("f8"), None)
+    with pytest.raises(TypeError, match=r"on cuda and cpu .input, weight, bias"):
+        fits_parameters("linear", names, x, np.ones((4, 3), "f4"), None)

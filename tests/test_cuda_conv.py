@@ -1,6 +1,7 @@
 """Convolution on a GPU: the engines, the table that chooses, cuDNN's plans."""
 
 import sys
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -19,7 +20,13 @@ from tests.gpu_host import (
     there,
 )
 from tinyflow.kernels.cuda.conv import Convolutions
-from tinyflow.kernels.cuda.cudnn import Cudnn, NotCapturable, Problem
+from tinyflow.kernels.cuda.cudnn import (
+    CANDIDATES,
+    Cudnn,
+    NotCapturable,
+    Problem,
+    Unsupported,
+)
 from tinyflow.kernels.cuda.layout import from_nhwc, to_nhwc, to_rows
 from tinyflow.kernels.cuda.plain import Plain
 from tinyflow.kernels.cuda.product import product
@@ -202,6 +209,53 @@ def test_tuning_keeps_the_fastest_that_builds() -> None:
     (plan,) = run.plans.values()
     assert (plan.choice, plan.workspace) == (2, 66)
     assert cudnn.graphs[0].ran[-1] == 2
+
+
+def test_tuning_times_as_many_as_it_should_of_those_that_build() -> None:
+    gpu = HostGpu()
+    cudnn = HostCudnn(gpu)
+    # As with strict float32: what is excluded stands first, and long.
+    cudnn.proposals, cudnn.unbuilt = 40, {*range(27)}
+    gpu.times = [float(20 - i) for i in range(12)]
+    run = Cudnn(cudnn, gpu)
+    x, w = (to_nhwc(v) for v in draw((2, 4, 5, 5), (3, 4, 3, 3)))
+    run.run(problem(), x, w, Settings(autotune=True))
+    (plan,) = run.plans.values()
+    assert plan.choice == 27 + CANDIDATES - 1
+    assert len(gpu.times) == 12 - CANDIDATES
+
+
+def test_what_fails_while_timed_is_passed_over() -> None:
+    gpu = HostGpu()
+    cudnn = HostCudnn(gpu)
+    gpu.times = [1.0, 2.0]
+    trial = gpu.replayed
+
+    def replayed(run: Callable[[np.ndarray], None], workspace: int) -> float:
+        ms = trial(run, workspace)
+        if ms == 1.0:
+            raise RuntimeError("CUDNN_STATUS_EXECUTION_FAILED")
+        return ms
+
+    gpu.replayed = replayed  # type: ignore[method-assign]
+    run = Cudnn(cudnn, gpu)
+    x, w = (to_nhwc(v) for v in draw((2, 4, 5, 5), (3, 4, 3, 3)))
+    run.run(problem(), x, w, Settings(autotune=True))
+    (plan,) = run.plans.values()
+    assert plan.choice == 2
+
+
+@pytest.mark.parametrize("tuned", [False, True])
+def test_a_gpu_that_failed_is_not_a_refusal(tuned: bool) -> None:
+    gpu = HostGpu()
+    cudnn = HostCudnn(gpu, lambda *problem: True)
+    gpu.broken = RuntimeError("cudaErrorIllegalAddress")  # so CuPy's error is
+    x, w = (to_nhwc(v) for v in draw((2, 4, 5, 5), (3, 4, 3, 3)))
+    with pytest.raises(RuntimeError, match="IllegalAddress"):
+        Cudnn(cudnn, gpu).run(problem(), x, w, Settings(autotune=tuned))
+    gpu.broken = None
+    with pytest.raises(Unsupported, match="no engine"):
+        Cudnn(cudnn, gpu).run(problem(), x, w, Settings(autotune=tuned))
 
 
 def test_no_plan_is_made_during_a_capture() -> None:

@@ -101,6 +101,10 @@ def same_dtype(op: str, names: Sequence[str], *operands: Any) -> None:
             f"{op} got {kinds} ({', '.join(names)}); convert one, dtypes are never "
             "mixed"
         )
+    _same_device(op, names, arrays)
+
+
+def _same_device(op: str, names: Sequence[str], arrays: Sequence[Array]) -> None:
     if len({type(x) for x in arrays}) > 1:
         devices = list(dict.fromkeys(device_of(x) for x in arrays))
         if len(devices) > 1:
@@ -121,7 +125,10 @@ def fits_parameters(op: str, names: Sequence[str], x: Array, *parameters: Any) -
             if p is not None and (p.dtype != dtype or type(p) is not kind):
                 same_dtype(op, names, x, *parameters)
     elif dtype.name == "bfloat16" and engine(x).mixed:
-        same_dtype(op, names[1:], np.float32(0), *parameters)
+        held = [p for p in parameters if p is not None]
+        if any(p.dtype != np.float32 for p in held):
+            same_dtype(op, names[1:], np.float32(0), *held)
+        _same_device(op, names, [x, *held])
     else:
         same_dtype(op, names, x, *parameters)
 

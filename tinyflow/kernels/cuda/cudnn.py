@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 from tinyflow.backend import Array
@@ -30,10 +31,7 @@ Errors = tuple[type[Exception], ...]
 FORWARD, INPUT_GRAD, WEIGHT_GRAD = "forward", "input_grad", "weight_grad"
 
 CANDIDATES = 8
-"""How many of cuDNN's proposals autotuning tries."""
-
-TRIALS = 3
-"""How often it runs each, after one run to warm up."""
+"""How many of cuDNN's proposals autotuning times: the first that can be built."""
 
 WORKSPACE = 1 << 30
 """Bytes of workspace a plan may ask for, at most."""
@@ -123,8 +121,14 @@ class Device(Protocol):
     def address(self, array: Array) -> int:
         """Where an array begins."""
 
-    def milliseconds(self, run: Callable[[], None]) -> float:
-        """Device time of what `run` puts on the current stream; waits for it."""
+    def replayed(self, run: Callable[[Array], None], workspace: int) -> float:
+        """Device milliseconds of one `run` among several in a replayed graph.
+
+        `run` is given that many bytes, which are freed when all is over.
+        """
+
+    def check(self) -> None:
+        """Wait for the device; an error if it can no longer be used."""
 
 
 class Cudnn:
@@ -166,14 +170,16 @@ class Cudnn:
             if self.device.capturing():
                 raise NotCapturable(f"cuDNN has no plan yet for {problem}")
             plan = self.plans[key] = self._plan(problem, how, (first, second, out))
-        self._execute(plan, first, second, out)
-        return out
-
-    def _execute(self, plan: Plan, first: Array, second: Array, out: Array) -> None:
-        at = self.device.address
-        pack = {plan.first: at(first), plan.second: at(second), plan.result: at(out)}
         # Freed on return, which is fine: the pool gives it out again in stream order.
         room = self.device.bytes(max(plan.workspace, 1))
+        self._execute(plan, first, second, out, room)
+        return out
+
+    def _execute(
+        self, plan: Plan, first: Array, second: Array, out: Array, room: Array
+    ) -> None:
+        at = self.device.address
+        pack = {plan.first: at(first), plan.second: at(second), plan.result: at(out)}
         handle = self._handle()
         if plan.choice is None:
             plan.graph.execute(pack, at(room), handle=handle)
@@ -206,13 +212,12 @@ class Cudnn:
             graph.deselect_workspace_greater_than(WORKSPACE)
             graph.check_support()
             if how.tunes:
-                index = self._fastest(graph, tensors, arrays, errors)
-                size = graph.get_workspace_size_plan_at_index(index)
-                return Plan(graph, *tensors, index, int(size))
+                return self._fastest(graph, tensors, arrays, errors)
             graph.build_plans()
             return Plan(graph, *tensors, None, int(graph.get_workspace_size()))
         except errors as error:
-            raise Unsupported(str(error).strip().split("\n")[0][:200]) from error
+            self.device.check()  # a GPU that failed answers so too, which is no refusal
+            raise Unsupported(_line(error)) from error
 
     def refused_notes(self, how: Settings) -> list[Any]:
         """Engines with one of these notes are not used; see above."""
@@ -272,30 +277,41 @@ class Cudnn:
         tensors: tuple[Any, Any, Any],
         arrays: tuple[Array, ...],
         errors: Errors,
-    ) -> int:
-        """The index of the fastest of cuDNN's first proposals."""
-        times: dict[int, float] = {}
+    ) -> Plan:
+        """The fastest of the first proposals that can be built and run.
+
+        Strict float32 refuses most of the list, so what counts is how many were built.
+        """
         declines: Errors = (*errors, ValueError)  # the last: it has a refused note
-        why = "cuDNN proposes nothing"
-        for index in range(min(graph.get_execution_plan_count(), CANDIDATES)):
+        why: Exception | None = None
+        built: list[Plan] = []
+        for index in range(graph.get_execution_plan_count()):
+            if len(built) == CANDIDATES:
+                break
             try:
                 graph.build_plan_at_index(index)
                 size = int(graph.get_workspace_size_plan_at_index(index))
-                if size > WORKSPACE:
-                    continue
-                plan = Plan(graph, *tensors, index, size)
-                self._execute(plan, *arrays)
-
-                def several(plan: Plan = plan) -> None:
-                    for _ in range(TRIALS):
-                        self._execute(plan, *arrays)
-
-                times[index] = self.device.milliseconds(several)
+                built.append(Plan(graph, *tensors, index, size))
             except declines as error:
-                why = str(error)
+                why = error
+        times: dict[float, Plan] = {}
+        for plan in built:
+            if plan.workspace > WORKSPACE:
+                continue
+            try:
+                run = partial(self._execute, plan, *arrays)
+                times.setdefault(self.device.replayed(run, plan.workspace), plan)
+            except declines as error:
+                self.device.check()
+                why = error
         if not times:
-            raise Unsupported(why.strip().split("\n")[0][:200])
-        return min(times, key=lambda index: times[index])
+            raise Unsupported(_line(why) if why else "cuDNN proposes nothing") from why
+        return times[min(times)]
+
+
+def _line(error: Exception) -> str:
+    """The first line of what cuDNN says."""
+    return str(error).strip().split("\n")[0][:200]
 
 
 def _result_shape(problem: Problem) -> Shape:
