@@ -38,6 +38,9 @@ class HostGpu:
         self.deferred: list[Callable[[], None]] | None = None
         self.times: list[float] = []
         self.broken: Exception | None = None
+        self.recorded: list[np.ndarray] = []
+        self.second: list[Callable[[], None]] = []
+        self.on_second, self.waited = False, 0
         self.stream_number = 7
 
     def number(self) -> int:
@@ -57,6 +60,27 @@ class HostGpu:
         finally:
             self.deferred = before
 
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """What is recorded inside is replayed as late as may be: when waited for."""
+        before = self.on_second
+        self.on_second = True
+        try:
+            yield
+        finally:
+            self.on_second = before
+
+    def mark(self) -> int:
+        assert self.on_second
+        return self.waited + len(self.second)
+
+    def wait(self, moment: int) -> None:
+        assert self.deferred is not None
+        due = max(0, moment - self.waited)
+        self.deferred += self.second[:due]
+        del self.second[:due]
+        self.waited += due
+
     def bytes(self, size: int) -> np.ndarray:
         return np.empty(size, np.uint8)
 
@@ -64,6 +88,8 @@ class HostGpu:
         return np.full(shape, np.nan, like.dtype)
 
     def address(self, array: np.ndarray) -> int:
+        if self.deferred is not None:
+            self.recorded.append(array)  # as memory of a graph's own pool
         return int(array.ctypes.data)
 
     def replayed(self, run: Callable[[np.ndarray], None], workspace: int) -> float:
@@ -78,6 +104,8 @@ class HostGpu:
         """Run now, or on each replay of what is being recorded."""
         if self.deferred is None:
             run()
+        elif self.on_second:
+            self.second.append(run)
         else:
             self.deferred.append(run)
 

@@ -1,5 +1,6 @@
 """A replayed step is the eager step, on the host (``gpu_host``) and on a GPU."""
 
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from tests.gpu_host import (
     host_engine,
 )
 from tinyflow import nn, ops
+from tinyflow.kernels.cuda.aside import WINDOW, Aside
 from tinyflow.kernels.cuda.settings import configured
 from tinyflow.kernels.engine import PLAIN, forced
 from tinyflow.optim import SGD, Adam, AdamW, Optimizer
@@ -105,6 +107,64 @@ def test_captured_is_eager_step_by_step(name: str, clip: float | None) -> None:
             np.testing.assert_allclose(
                 array, step.optimizer.state_dict()[key], 1e-4, 1e-6, err_msg=key
             )
+
+
+class Shared(nn.Module):
+    """Weights that are used twice, and read through another operator."""
+
+    def __init__(self) -> None:
+        rng = np.random.default_rng(0)
+        self.stem = nn.Conv2d(3, 8, 3, padding=1, bias=False, rng=rng)
+        self.twice = nn.Conv2d(8, 8, 3, padding=1, bias=False, rng=rng)
+        self.more = nn.Conv2d(8, 8, 3, padding=1, bias=False, rng=rng)
+        self.bn = nn.BatchNorm2d(8)
+        self.rest = [nn.Conv2d(8, 8, 1, bias=False, rng=rng) for _ in range(WINDOW)]
+        self.fc = nn.Linear(8, 10, rng=rng)
+
+    def forward(self, x: object) -> object:
+        x = self.twice(self.twice(self.stem(x)))
+        x = ops.relu(self.bn(x))
+        for layer in self.rest:
+            x = layer(x) + x
+        w = self.twice.weight
+        x = ops.conv2d(x, w + self.more.weight, padding=1) + ops.conv2d(x, w, padding=1)
+        return self.fc(ops.global_avg_pool2d(x))
+
+
+@pytest.mark.parametrize("overlap", [True, False])
+def test_weight_gradients_on_a_second_stream_are_waited_for(overlap: bool) -> None:
+    gpu = HostGpu()
+    with host_engine(gpu, HostCudnn(gpu)), configured(overlap=overlap):
+        eager, replayed = Shared().to("cpu"), Shared().to("cpu")
+        slow = lambda p: SGD(p, 1e-4, momentum=0.9)  # noqa: E731
+        rates = slow(list(eager.named_parameters()))
+        step, said = captured(gpu, replayed, slow)
+        for images, labels in batches(WARM_UP + 3):
+            one = train_step(eager, images, labels, rates)
+            two = step(images, labels)
+            assert two.grad_norm == pytest.approx(one.grad_norm, rel=1e-5)
+            for p, q in zip(eager.parameters(), replayed.parameters(), strict=True):
+                np.testing.assert_allclose(p.data, q.data, 1e-5, 1e-6)
+        assert (step.replayed, said) == (3, [])
+        # stem, the uses of `twice` but the one in a sum, and the 1x1 convolutions
+        assert gpu.waited == (4 + WINDOW if overlap else 0)
+        assert not gpu.second
+
+
+def test_operands_live_until_their_weight_gradient_is_waited_for() -> None:
+    gpu = HostGpu()
+    gpu.deferred = []
+    aside, alive = Aside(gpu), []
+    weights = [np.ones(1, "f4") for _ in range(WINDOW + 2)]
+    with aside.of(weights):
+        for w in weights:
+            operand = np.ones(3)
+            alive.append(weakref.ref(operand))
+            aside.run(w, lambda: (gpu.do(lambda: None), np.zeros(1))[1], operand)
+            del operand
+        assert [a() is not None for a in alive] == [False] * 2 + [True] * WINDOW
+        assert len(gpu.deferred) == 2
+    assert len(gpu.deferred) == WINDOW + 2 and not any(a() for a in alive)
 
 
 def test_a_step_of_another_kind_is_eager_and_the_next_one_replayed() -> None:

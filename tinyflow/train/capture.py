@@ -22,6 +22,7 @@ import numpy as np
 from tinyflow import Tape, Tensor, nn
 from tinyflow.backend import Array, array_module, asarray, device_of, numbers
 from tinyflow.kernels.cuda.engine import CudaEngine
+from tinyflow.kernels.cuda.settings import settings
 from tinyflow.kernels.cuda.update import Recording
 from tinyflow.kernels.engine import engine
 from tinyflow.ops import cross_entropy
@@ -243,11 +244,14 @@ class CapturedStep:
         """What is recorded: loss, right answers and gradient norm, on the device."""
         parameters = self.optimizer.parameters.values()
         self.optimizer.zero_grad()
-        with Tape(fuse=True) as tape:
-            logits = self.model(Tensor(images))
-            loss = cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
-        correct = run.hits(logits.data, labels)
-        tape.backward(loss, release=True)
+        with run.aside.of(p.data for p in parameters if settings().overlap):
+            with Tape(fuse=True) as tape:
+                logits = self.model(Tensor(images))
+                loss = cross_entropy(
+                    logits, labels, label_smoothing=self.label_smoothing
+                )
+            correct = run.hits(logits.data, labels)
+            tape.backward(loss, release=True)
         gradients = [p.grad for p in parameters if p.grad is not None]
         norm = run.updates.norm(gradients, self.clip_grad)
         run.updates.clip = None if self.clip_grad is None else norm[1:]

@@ -40,6 +40,9 @@ class ConvEngine(Protocol):
     ) -> Array:
         """See :meth:`tinyflow.kernels.cuda.cudnn.Cudnn.run`."""
 
+    def prepare(self) -> None:
+        """Make what the current stream needs."""
+
 
 class Convolutions:
     """The table.
@@ -56,6 +59,11 @@ class Convolutions:
         self.engines = {engine.name: engine for engine in engines}
         self.absent = dict(absent or {})
         self.refusals: dict[tuple[str, Problem, Settings], str] = {}
+
+    def prepare(self) -> None:
+        """Make what the current stream needs: not while it is being captured."""
+        for engine in self.engines.values():
+            engine.prepare()
 
     def forward(self, x: Array, w: Array, how: How) -> Array:
         """The output y (N, K, H', W') of x (N, C, H, W) and w (K, C/groups, kh, kw)."""

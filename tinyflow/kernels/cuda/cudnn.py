@@ -112,6 +112,15 @@ class Device(Protocol):
         Where nothing is being captured, the block runs as it is.
         """
 
+    def aside(self) -> AbstractContextManager[object]:
+        """Run a block on a second stream, after what the current one has been given."""
+
+    def mark(self) -> Any:
+        """This moment of the current stream."""
+
+    def wait(self, moment: Any) -> None:
+        """What the current stream is given next begins after that moment."""
+
     def bytes(self, size: int) -> Array:
         """New device memory."""
 
@@ -145,6 +154,10 @@ class Cudnn:
         self.module, self.device = module, device
         self.plans: dict[Key, Plan] = {}
         self._handles: dict[tuple[int, int], Any] = {}
+
+    def prepare(self) -> None:
+        """Make the current stream's handle."""
+        self._handle()
 
     def run(
         self, problem: Problem, first: Array, second: Array, how: Settings

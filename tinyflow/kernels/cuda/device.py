@@ -17,6 +17,7 @@ class Gpu:
     def __init__(self) -> None:
         self.cupy: Any = _cupy()
         self._trials: Recorder | None = None
+        self._second: Any = None
 
     def number(self) -> int:
         """Of the current device."""
@@ -45,6 +46,25 @@ class Gpu:
         with stream:
             yield
         stream.synchronize()
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """On a second stream, after what the current one has been given so far."""
+        if self._second is None:
+            self._second = self.cupy.cuda.Stream(non_blocking=True)
+        self._second.wait_event(self.mark())
+        with self._second:
+            yield
+
+    def mark(self) -> Any:
+        """This moment of the current stream."""
+        event = self.cupy.cuda.Event(disable_timing=True)
+        event.record()
+        return event
+
+    def wait(self, moment: Any) -> None:
+        """What the current stream is given next begins after that moment."""
+        self.cupy.cuda.get_current_stream().wait_event(moment)
 
     def bytes(self, size: int) -> Array:
         """New device memory from CuPy's pool."""

@@ -8,13 +8,14 @@ the device.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 
 from tinyflow.backend import Array, array_module
 from tinyflow.kernels.cuda import launch
+from tinyflow.kernels.cuda.aside import Aside
 from tinyflow.kernels.cuda.conv import Convolutions
 from tinyflow.kernels.cuda.cudnn import Cudnn, Device
 from tinyflow.kernels.cuda.layout import (
@@ -48,6 +49,7 @@ class CudaEngine(Maps):
         step: how often the step has been replayed, on the device: what makes dropout
             draw new numbers in a captured step.
         updates: what the optimisers keep on the device.
+        aside: the second stream of a captured step.
     """
 
     name = "cuda"
@@ -56,7 +58,7 @@ class CudaEngine(Maps):
 
     def __init__(self, device: Device, convolutions: Convolutions) -> None:
         self.device, self.convolutions = device, convolutions
-        self.updates = Updates(device)
+        self.updates, self.aside = Updates(device), Aside(device)
         self._step: Array | None = None
         self._counted: tuple[Array, Array, Array] | None = None
 
@@ -71,10 +73,11 @@ class CudaEngine(Maps):
 
     def weight(self, w: Array, x: Array) -> Array:
         """A float32 parameter as bfloat16 where the values are."""
-        return w if w.dtype == x.dtype else w.astype(x.dtype)
+        return w if w.dtype == x.dtype else self.aside.also(w, w.astype(x.dtype))
 
     def add(self, a: Array, b: Array, out: Array | None = None) -> Array:
         """The sum a + b, on the buffers."""
+        self.aside.touched(a, b)
         if not takes(a, b) or a.shape != b.shape or a.ndim not in (2, 4):
             return super().add(a, b, out)
         if out is None:
@@ -136,6 +139,19 @@ class CudaEngine(Maps):
         if not takes(g, x):
             return super().conv2d_weight_grad(g, x, w_shape, how)
         return _master(self.convolutions.weight_grad(g, x, w_shape, how))
+
+    def conv2d_grads(
+        self, g: Array, x: Array, w: Array, how: How, need: Sequence[bool]
+    ) -> list[Array | None]:
+        """The weight's first: in a captured step the input's need not wait for it."""
+        dw = None
+        if need[1]:
+            work = partial(self.conv2d_weight_grad, g, x, w.shape, how)
+            dw = self.aside.run(w, work, g, x)
+        return [
+            self.conv2d_input_grad(g, w, x.shape, how) if need[0] else None,
+            dw,
+        ]
 
     def linear(self, x: Array, w: Array) -> Array:
         """A 1x1 convolution of images of one pixel."""
@@ -234,6 +250,8 @@ class CudaEngine(Maps):
         self.updates.norm([xp.zeros(1, np.float32)], None)
         one = xp.zeros((1, 1), like.dtype)
         product(one, one)
+        with self.device.aside():
+            self.convolutions.prepare()
 
     def sgd(self, entries: list[Entry], options: Sequence[Options]) -> None:
         """All parameters in one launch; see :class:`Updates`."""

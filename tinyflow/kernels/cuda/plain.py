@@ -59,6 +59,9 @@ class Plain:
         ]
         return parts[0] if len(parts) == 1 else _concatenate(parts, 0)
 
+    def prepare(self) -> None:
+        """Nothing is needed."""
+
     def product(self, a: Array, b: Array) -> Array:
         """The product a b of two matrices, row-major."""
         if self.device.capturing():

@@ -35,12 +35,14 @@ class Settings:
         autotune: try cuDNN's candidates for a new shape and keep the fastest; else take
             the first that its heuristics propose. A measured choice can differ from run
             to run, so `deterministic` switches it off.
+        overlap: in a captured step, compute weight gradients on a second stream.
         convolutions: the engines to try, in this order; the last is "plain".
     """
 
     precision: str = "float32"
     deterministic: bool = False
     autotune: bool = False
+    overlap: bool = True
     convolutions: tuple[str, ...] = CONVOLUTIONS
 
     def __post_init__(self) -> None:
