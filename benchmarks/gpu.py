@@ -7,15 +7,24 @@ setting live at once and take turns, round by round, so that the clock of the GP
 whatever else the machine does meets them all alike. A round is as many steps as fill a
 fifth of a second, with one wait for the device at its end. The table gives the median
 of the rounds, PyTorch's best time over tinyflow's captured one (above 1 we are
-faster), and the memory each allocator holds.
+faster), and the memory each allocator holds. After every answer of a peer the file is
+written anew; a peer that does not answer is killed, which is its error. With
+``--limit`` the settings share that many seconds.
+
+    python -m benchmarks.gpu --first --output FOLDER
+
+is for a GPU that nothing has run on yet: see ``benchmarks/first.py``.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import os
 import platform
 import statistics
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import date
@@ -25,10 +34,17 @@ from typing import Annotated, Any, Protocol
 import typer
 
 import tinyflow
+from benchmarks.first import FIRST_LIMIT, STAGES, run_stages
 from benchmarks.gpu_peers import PEERS
 from benchmarks.process import Process
 from tinyflow.backend import DeviceError, choose_device
 from tinyflow.train.config import PRECISIONS
+
+WARM_UP, ANSWER = 300.0, 60.0
+"""Seconds a peer has for its first answer, and for each other one."""
+
+RESERVE = 5.0
+"""Seconds a peer leaves for another one's start, and for the rounds."""
 
 SMALL = ("resnet20", "resnet56", "vgg19", "resnet50", "se_resnet50", "densenet121")
 LARGE = SMALL[2:]
@@ -56,6 +72,7 @@ class Row:
     peer: str
     rounds: list[float] = field(default_factory=list)
     memory_mib: float | None = None
+    first_step_s: float | None = None
     error: str | None = None
     versions: dict[str, str] = field(default_factory=dict)
 
@@ -69,13 +86,14 @@ class Row:
         found = asdict(self.setting) | {"peer": self.peer, "ms": self.ms}
         rate = None if self.ms is None else self.setting.batch / self.ms * 1e3
         found |= {"images_per_second": rate, "memory_mib": self.memory_mib}
+        found |= {"first_step_s": self.first_step_s}
         return found | {"rounds_ms": self.rounds, "error": self.error}
 
 
 class Peer(Protocol):
     """A process that trains a setting; see :class:`benchmarks.process.Process`."""
 
-    def ask(self, line: str) -> dict[str, Any]:
+    def ask(self, line: str, seconds: float) -> dict[str, Any]:
         """Send a line; its answer. A dict with "error" if it cannot go on."""
 
     def close(self) -> None:
@@ -92,27 +110,53 @@ def measure(
     peers: Sequence[str],
     rounds: int,
     start: Callable[[str, Setting], Peer] = start_peer,
+    *,
+    seconds: float = math.inf,
+    keep: Callable[[Sequence[Row]], object] = lambda rows: None,
 ) -> list[Row]:
-    """The rows of all peers; they take turns, and each begins as many rounds."""
+    """The rows of all peers; they take turns, and each begins as many rounds.
+
+    Args:
+        setting: what is trained.
+        peers: by name, see `PEERS`.
+        rounds: at most, of each peer; at least one is tried.
+        start: starts a peer.
+        seconds: for all of it. When a peer warms up, `RESERVE` for each later one and
+            for the rounds are not its own, or half of what is left: one that takes for
+            ever costs no other its rounds.
+        keep: is given the rows after every answer.
+    """
     rows = [Row(setting, peer) for peer in peers]
     running: list[tuple[Row, Peer]] = []
+    end = time.monotonic() + seconds
+
+    def ask(row: Row, peer: Peer, line: str, most: float) -> dict[str, Any]:
+        answer = peer.ask(line, max(1.0, min(most, end - time.monotonic())))
+        row.error = answer.get("error")
+        return answer
+
     try:
-        for row in rows:
-            peer = start(row.peer, setting)
-            running.append((row, peer))
-            answer = peer.ask("warm up")
-            row.error, row.versions = answer.get("error"), answer.get("versions", {})
+        running += [(row, start(row.peer, setting)) for row in rows]
+        for i, (row, peer) in enumerate(running):
+            left = end - time.monotonic()
+            most = max(left - RESERVE * (len(running) - i), left / 2)
+            answer = ask(row, peer, "warm up", min(most, WARM_UP))
+            row.versions = answer.get("versions", {})
+            row.first_step_s = answer.get("first_s")
+            keep(rows)
         for turn in range(rounds):
-            order = running if turn % 2 == 0 else running[::-1]
-            for row, peer in order:
+            if turn and time.monotonic() > end:
+                break
+            for row, peer in running if turn % 2 == 0 else running[::-1]:
                 if row.error is None:
-                    answer = peer.ask("round")
-                    row.error = answer.get("error")
+                    answer = ask(row, peer, "round", ANSWER)
                     if row.error is None:
                         row.rounds.append(float(answer["ms"]))
+                    keep(rows)
         for row, peer in running:
             if row.error is None:
-                row.memory_mib = peer.ask("memory").get("mib")
+                row.memory_mib = ask(row, peer, "memory", ANSWER).get("mib")
+                keep(rows)
     finally:
         for _, peer in running:
             peer.close()
@@ -173,12 +217,28 @@ def main(
         list[str] | None, typer.Option(help=f"Only these of {', '.join(PEERS)}.")
     ] = None,
     rounds: Annotated[int, typer.Option(help="Rounds of each peer.", min=1)] = 7,
-    output: Annotated[
+    limit: Annotated[
+        float | None, typer.Option(help="Seconds for the whole.", min=1)
+    ] = None,
+    json_file: Annotated[
         Path | None,
         typer.Option("--json", help="Write here, not to results/gpu-<date>.json."),
     ] = None,
+    first: Annotated[
+        bool, typer.Option("--first", help="Checks, tests, parity, speed, training.")
+    ] = False,
+    stage: Annotated[
+        list[str] | None,
+        typer.Option(help=f"With --first: only these of {', '.join(STAGES)}."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="With --first: the folder for the results.")
+    ] = None,
 ) -> None:
     """Compare tinyflow with PyTorch on this machine's GPU."""
+    if first:
+        folder = output or RESULTS / f"first-{date.today().isoformat()}"
+        raise typer.Exit(run_stages(folder, limit or FIRST_LIMIT, stage or STAGES))
     try:
         choose_device("cuda")
     except DeviceError as error:
@@ -193,19 +253,31 @@ def main(
             print(f"benchmarks.gpu: {sentence}", file=sys.stderr)
             raise typer.Exit(2)
     print(heading(peers))
+    path = json_file or RESULTS / f"gpu-{date.today().isoformat()}.json"
     rows: list[Row] = []
-    for setting in settings(quick, networks, precisions):
-        found = measure(setting, peers, 3 if quick else rounds)
-        rows += found
+
+    def keep(found: Sequence[Row]) -> None:
+        write([*rows, *found], path)
+
+    grid = list(settings(quick, networks, precisions))
+    end = math.inf if limit is None else time.monotonic() + limit
+    for i, setting in enumerate(grid):
+        found = measure(
+            setting,
+            peers,
+            3 if quick else rounds,
+            seconds=(end - time.monotonic()) / (len(grid) - i),
+            keep=keep,
+        )
+        rows.extend(found)
         print(line(found), flush=True)
         for row in found:
             if row.error is not None:
                 print(f"  {row.peer}: {row.error}", flush=True)
-        write(rows, output or RESULTS / f"gpu-{date.today().isoformat()}.json")
 
 
 def write(rows: Sequence[Row], path: Path) -> None:
-    """Write what there is so far; a long run that ends early leaves it."""
+    """Write what there is so far: on disk, whole, whatever ends the run."""
     versions: dict[str, str] = {}
     for row in rows:
         versions |= row.versions
@@ -217,7 +289,12 @@ def write(rows: Sequence[Row], path: Path) -> None:
         "rows": [row.facts() for row in rows],
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    fresh = path.with_suffix(".new")
+    with fresh.open("w", encoding="utf-8") as file:
+        file.write(json.dumps(facts, indent=1) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
     python -m benchmarks.gpu_peers tinyflow resnet20 128 32 tf32
 
 Reads lines from standard input and answers each with a line of JSON: "warm up" (what
-compiles and tunes happens now), "round" (milliseconds of a step), "memory" (MiB that
-the allocator holds).
+compiles and tunes happens now; seconds of the first step), "round" (milliseconds of a
+step), "memory" (MiB that the allocator holds).
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -35,12 +37,14 @@ class Ready:
         step: starts one more; does not wait for it.
         wait: waits for everything that was started.
         mib: memory that the allocator holds.
+        first: seconds of the first step, which compiles and tunes.
         versions: of what ran.
     """
 
     step: Callable[[], object]
     wait: Callable[[], object]
     mib: Callable[[], float]
+    first: float
     versions: dict[str, str]
 
 
@@ -51,6 +55,26 @@ def batch_of(batch: int, size: int) -> tuple[np.ndarray, np.ndarray]:
     return images, rng.integers(0, 10, batch)
 
 
+def network_of(network: str, size: int, device: str) -> Any:
+    """Ours, without the dropout of a VGG; PyTorch's side has none either."""
+    model = models.build_model(network, image_size=size).to(device)
+    if network.startswith("vgg"):
+        model.classifier.eval()
+    return model
+
+
+def batch_there(batch: int, size: int, precision: str) -> tuple[Any, Any]:
+    """Images and labels on the GPU, as a step of that precision takes them."""
+    import cupy
+
+    from tinyflow.kernels.engine import engine
+    from tinyflow.train.precision import activations
+
+    drawn, classes = batch_of(batch, size)
+    images = cupy.asarray(drawn).astype(activations(precision, "cuda"))
+    return engine(images).store(images), cupy.asarray(classes)
+
+
 def tinyflow(network: str, batch: int, size: int, precision: str, eager: bool) -> Ready:
     """Captured or eager."""
     import cupy
@@ -58,18 +82,12 @@ def tinyflow(network: str, batch: int, size: int, precision: str, eager: bool) -
     from tinyflow import Tape, Tensor, ops
     from tinyflow.kernels.cuda.graph import Recorder
     from tinyflow.kernels.cuda.settings import configure
-    from tinyflow.kernels.engine import engine
     from tinyflow.optim import SGD
     from tinyflow.train.capture import CapturedStep
-    from tinyflow.train.precision import activations
 
     configure(precision=precision, autotune=True)
-    model = models.build_model(network, image_size=size).to("cuda")
-    if network.startswith("vgg"):
-        model.classifier.eval()  # its dropout; PyTorch's side has none either
-    drawn, classes = batch_of(batch, size)
-    images = cupy.asarray(drawn).astype(activations(precision, "cuda"))
-    images, labels = engine(images).store(images), cupy.asarray(classes)
+    model = network_of(network, size, "cuda")
+    images, labels = batch_there(batch, size, precision)
     optimizer = SGD(model.named_parameters(), LR, MOMENTUM, DECAY)
     said: list[str] = []
     recorder = Recorder()
@@ -85,19 +103,20 @@ def tinyflow(network: str, batch: int, size: int, precision: str, eager: bool) -
         if not captured.launch(images, labels):
             raise RuntimeError(said[-1] if said else "the step was not replayed")
 
-    for _ in range(5):
-        if eager:
-            plain()
-        else:
-            captured(images, labels)
+    wait = cupy.cuda.runtime.deviceSynchronize
+    warm = plain if eager else lambda: captured(images, labels)
+    first = seconds_of(warm, wait)
+    for _ in range(4):
+        warm()
     if said:
         raise RuntimeError(said[-1])
     device = cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()
     pools = (cupy.get_default_memory_pool(), recorder.pool)
     return Ready(
         plain if eager else replayed,
-        cupy.cuda.runtime.deviceSynchronize,
+        wait,
         lambda: sum(pool.total_bytes() for pool in pools) / 2**20,
+        first,
         {"cupy": cupy.__version__, "gpu": device} | cudnn_versions(),
     )
 
@@ -154,7 +173,8 @@ def pytorch(network: str, batch: int, size: int, precision: str, kind: str) -> R
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
-        for _ in range(5):
+        first = seconds_of(step, torch.cuda.synchronize)
+        for _ in range(4):
             step()
     torch.cuda.current_stream().wait_stream(side)
     if kind == "torch-graph":
@@ -168,6 +188,7 @@ def pytorch(network: str, batch: int, size: int, precision: str, kind: str) -> R
         run,
         torch.cuda.synchronize,
         lambda: torch.cuda.max_memory_reserved() / 2**20,
+        first,
         {
             "torch": torch.__version__,
             "torch-cudnn": str(torch.backends.cudnn.version()),
@@ -182,14 +203,21 @@ def build(peer: str, network: str, batch: int, size: int, precision: str) -> Rea
     return pytorch(network, batch, size, precision, peer)
 
 
-def timed(ready: Ready, steps: int) -> float:
+def seconds_of(
+    step: Callable[[], object], wait: Callable[[], object], steps: int = 1
+) -> float:
     """Seconds of `steps` steps, the wait at the end included."""
-    ready.wait()
+    wait()
     start = time.perf_counter()
     for _ in range(steps):
-        ready.step()
-    ready.wait()
+        step()
+    wait()
     return time.perf_counter() - start
+
+
+def timed(ready: Ready, steps: int) -> float:
+    """Of steps of a peer."""
+    return seconds_of(ready.step, ready.wait, steps)
 
 
 def serve(peer: str, network: str, batch: str, size: str, precision: str) -> None:
@@ -197,12 +225,17 @@ def serve(peer: str, network: str, batch: str, size: str, precision: str) -> Non
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print is no answer
     ready, steps = None, 1
+    with suppress(Exception):  # that it cannot be loaded is an answer, later
+        import_module("torch" if peer.startswith("torch") else "cupy")
     for line in sys.stdin:
         try:
             if ready is None:
                 ready = build(peer, network, int(batch), int(size), precision)
                 steps = max(1, round(ROUND / (timed(ready, 3) / 3)))
-                answer: dict[str, Any] = {"versions": ready.versions}
+                answer: dict[str, Any] = {
+                    "versions": ready.versions,
+                    "first_s": ready.first,
+                }
             elif line.strip() == "memory":
                 answer = {"mib": ready.mib()}
             else:

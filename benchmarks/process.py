@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
@@ -36,15 +37,30 @@ class Process:
             env={**os.environ, **(environment or {})},
         )
 
-    def ask(self, line: str) -> dict[str, Any]:
-        """Send a line; its answer. A dict with "error" if it cannot go on."""
+    def ask(self, line: str, seconds: float | None = None) -> dict[str, Any]:
+        """Send a line; its answer. A dict with "error" if it cannot go on.
+
+        One that has not answered after `seconds` is killed, which is its error.
+        """
         assert self.process.stdin is not None and self.process.stdout is not None
+        late = threading.Event()
+
+        def stop() -> None:
+            late.set()
+            self.process.kill()
+
+        timer = threading.Timer(seconds or 0.0, stop)
+        if seconds is not None:
+            timer.start()
         try:
             self.process.stdin.write(line + "\n")
             self.process.stdin.flush()
             answer = self.process.stdout.readline()
         except OSError:
             answer = ""
+        timer.cancel()
+        if late.is_set():
+            return {"error": f"no answer to {line!r} within {seconds:.0f} s"}
         if not answer:
             return {"error": f"ended with exit code {self.process.wait()}"}
         found: dict[str, Any] = json.loads(answer)

@@ -8,7 +8,10 @@ from hypothesis import HealthCheck, settings
 
 from tests.cupy_array import Machine
 from tests.cupy_standin import install
+from tests.gpu_host import gpu_or_skip
 from tinyflow.kernels import threads, update
+from tinyflow.kernels.cuda.engine import cuda_engine
+from tinyflow.kernels.cuda.settings import CONVOLUTIONS, configured
 from tinyflow.kernels.engine import PLAIN, forced
 
 settings.register_profile(
@@ -26,6 +29,24 @@ settings.register_profile(
     max_examples=1000,
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+@pytest.fixture(autouse=True)
+def gpu_alone(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test marked gpu: skipped where there is none, untouched by the one before.
+
+    What cuDNN refused is forgotten, so that each test that meets it hears the warning,
+    which is an error. Where its frontend is missing, tests of cuDNN are skipped, and
+    the others run on the plain engine.
+    """
+    if request.node.get_closest_marker("gpu") is None:
+        yield
+        return
+    gpu_or_skip()
+    table = cuda_engine().convolutions
+    table.refusals.clear()
+    with configured(convolutions=("plain",) if table.absent else CONVOLUTIONS):
+        yield
 
 
 @pytest.fixture

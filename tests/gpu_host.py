@@ -19,15 +19,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.cuda_host.emulator import compile_on_host
+from tests.cuda_host import emulator
 from tinyflow.backend import choose_device
 from tinyflow.kernels import engine as engines
 from tinyflow.kernels.cuda import launch
 from tinyflow.kernels.cuda.conv import Convolutions
 from tinyflow.kernels.cuda.cudnn import Cudnn
-from tinyflow.kernels.cuda.engine import CudaEngine
+from tinyflow.kernels.cuda.engine import CudaEngine, cuda_engine
 from tinyflow.kernels.cuda.plain import Plain
-from tinyflow.kernels.cuda.settings import configured
+from tinyflow.kernels.cuda.settings import CONVOLUTIONS, configured
 from tinyflow.kernels.engine import PLAIN, forced
 
 
@@ -111,7 +111,9 @@ class HostGpu:
 
     def compile(self, variant: Any) -> Any:
         """Kernels for ``compiled_by``; bfloat16 arrays are passed as their bits."""
-        module = compile_on_host(variant)
+        if emulator.COMPILER is None:
+            pytest.skip("there is no g++ to compile the kernels for the host")
+        module = emulator.compile_on_host(variant)
 
         def get_function(name: str) -> Callable[..., None]:
             kernel = module.get_function(name)
@@ -131,15 +133,19 @@ def _bits(x: Any) -> Any:
 
 
 class HostRecorder:
-    """See ``tinyflow.kernels.cuda.graph.Recorder``."""
+    """See ``tinyflow.kernels.cuda.graph.Recorder``; on its stream `inside` is not 0."""
 
     def __init__(self, gpu: HostGpu) -> None:
-        self.gpu, self.private = gpu, []
+        self.gpu, self.private, self.inside = gpu, [], 0
 
     @contextmanager
     def running(self, private: bool = False) -> Iterator[None]:
         self.private.append(private)
-        yield
+        self.inside += 1
+        try:
+            yield
+        finally:
+            self.inside -= 1
 
     def record(self, run: Callable[[], Any]) -> tuple[Any, Any]:
         self.gpu.deferred = graph = []
@@ -151,6 +157,10 @@ class HostRecorder:
     def launch(self, graph: list[Callable[[], None]]) -> None:
         for run in graph:
             run()
+
+    def fetch(self, array: np.ndarray) -> Callable[[], np.ndarray]:
+        copy = array.copy()
+        return lambda: copy
 
 
 class NotSupported(Exception):
@@ -166,7 +176,8 @@ class HostCudnn:
 
     Args:
         gpu: runs the work.
-        refuses: given (kind, dims of the operands), whether there is no plan for them.
+        refuses: given (kind, dims of the operands, their strides), whether there is no
+            plan for them.
     """
 
     cudnnGraphNotSupportedError = NotSupported
@@ -220,7 +231,8 @@ class HostTensor:
     def array(self, address: int) -> np.ndarray:
         """What lies at an address."""
         assert self.data_type == "FLOAT", "the stand-in convolves float32 only"
-        size = int(np.prod(self.dim))
+        last = zip(self.dim, self.stride, strict=True)
+        size = 1 + sum((d - 1) * s for d, s in last)
         flat = np.frombuffer((ctypes.c_float * size).from_address(address), np.float32)
         return np.lib.stride_tricks.as_strided(
             flat, self.dim, [4 * s for s in self.stride]
@@ -235,6 +247,7 @@ class HostGraph:
         self.calls: list[str] = []
         self.refused: list[str] = []
         self.ran: list[int | None] = []
+        self.packs: list[dict[Any, int]] = []
 
     def tensor(
         self, name: str, dim: list[int], stride: list[int], data_type: str
@@ -274,7 +287,7 @@ class HostGraph:
     def check_support(self) -> None:
         self.calls.append("check_support")
         kind, a, b, _ = self.node
-        if self.cudnn.refuses(kind, a.dim, b.dim):
+        if self.cudnn.refuses(kind, a.dim, b.dim, a.stride, b.stride):
             raise NotSupported("no engine\nfor that")
 
     def build_plans(self) -> None:
@@ -304,6 +317,7 @@ class HostGraph:
 
     def _execute(self, pack: dict[Any, int], index: int | None, handle: Any) -> None:
         self.ran.append(index)
+        self.packs.append(pack)
         self.cudnn.handles.append(handle.stream)
         kind, a, b, how = self.node
         (top, left), (bottom, right) = how["pre_padding"], how["post_padding"]
@@ -376,6 +390,13 @@ def gpu_or_skip() -> None:
         pytest.skip(reason)
 
 
+def order_or_skip(first: str) -> tuple[str, ...]:
+    """The setting that tries that convolution engine of the GPU first."""
+    if reason := cuda_engine().convolutions.absent.get(first):
+        pytest.skip(reason)
+    return CONVOLUTIONS[CONVOLUTIONS.index(first) :]
+
+
 @contextmanager
 def convolving(name: str) -> Iterator[engines.Engine]:
     """An engine whose convolutions are those: on the host, or on a GPU."""
@@ -384,12 +405,13 @@ def convolving(name: str) -> Iterator[engines.Engine]:
         with host_engine(gpu, HostCudnn(gpu) if "cudnn" in name else None) as run:
             yield run
         return
-    gpu_or_skip()
-    order = ("plain",) if "plain" in name else ("cudnn", "plain")
-    from tinyflow.kernels.cuda.engine import cuda_engine
-
-    with configured(convolutions=order):
+    with configured(convolutions=order_or_skip(name.split()[1])):
         yield cuda_engine()
+
+
+def rounding(name: str, error: float) -> float:
+    """The error allowed that engine: cuDNN's transforms (Winograd, FFT) round more."""
+    return 5e-5 if name == "gpu cudnn" else error
 
 
 ENGINES = [

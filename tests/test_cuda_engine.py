@@ -4,20 +4,20 @@ import numpy as np
 import pytest
 
 import models
-from tests.cuda_host import emulator
 from tests.gpu_host import (
     ENGINES,
     HostCudnn,
     HostGpu,
     convolving,
     draw,
-    gpu_or_skip,
     here,
     host_engine,
     near,
+    order_or_skip,
+    rounding,
     there,
 )
-from tests.test_ops_table import ROWS, Row, orders, values_and_gradients
+from tests.test_ops_table import ROWS, RUNNING, Row, orders, values_and_gradients
 from tinyflow import Tape, Tensor, ops
 from tinyflow.kernels import engine as engines
 from tinyflow.kernels.cuda.layout import to_nhwc
@@ -27,14 +27,10 @@ from tinyflow.ops.elementwise import gated
 from tinyflow.optim import SGD
 from tinyflow.testing import check_vjp, spaced
 
-pytestmark = pytest.mark.skipif(
-    emulator.COMPILER is None, reason="the host emulation needs g++"
-)
-
 
 @pytest.mark.parametrize("row", ROWS, ids=[f"{r.operator}({r.options})" for r in ROWS])
 @pytest.mark.parametrize("name", ENGINES)
-def test_every_operator(name: str, row: Row) -> None:
+def test_every_operator(name: str, row: Row, monkeypatch: pytest.MonkeyPatch) -> None:
     """In float32 and several memory orders against NumPy in float64."""
     if row.operator == "dropout":
         pytest.skip("its mask is another one: see test_dropout")
@@ -45,13 +41,15 @@ def test_every_operator(name: str, row: Row) -> None:
     choices = [list(orders(x)) for x in row.inputs]
     turns = range(max(map(len, choices))) if name.startswith("host") else [0]
     with convolving(name):
+        for key, array in RUNNING.items():
+            monkeypatch.setitem(RUNNING, key, there(name, array))
         for turn in turns:
             inputs = [c[(turn + i) % len(c)] for i, c in enumerate(choices)]
             inputs = [there(name, x.astype("f4", order="K")) for x in inputs]
             found = values_and_gradients(row.function, inputs, there(name, u))
             for a, b in zip(found, wanted, strict=True):
                 assert a.dtype == np.float32
-                near(here(a), b, 1e-5)
+                near(here(a), b, rounding(name, 1e-5))
 
 
 def test_dropout() -> None:
@@ -154,12 +152,23 @@ def train_once(
 
 
 def assert_near(found: dict, wanted: dict, error: float) -> None:
+    """Every array by itself."""
     assert found.keys() == wanted.keys()
     total = 0.0
     for name, array in wanted.items():
         size = np.linalg.norm(array) + 1e-3
         total = max(total, float(np.linalg.norm(found[name] - array) / size))
     assert total < error
+
+
+def gradient_error(found: dict, wanted: dict) -> float:
+    """Of all gradients as one vector, which a single small one does not decide."""
+    pairs = [(found[n], wanted[n]) for n in wanted if n.startswith("grad ")]
+    off, size = (
+        np.sqrt(sum((v**2).sum() for v in vectors))
+        for vectors in ([a - b for a, b in pairs], [b for _, b in pairs])
+    )
+    return float(off / size)
 
 
 @pytest.mark.parametrize("with_cudnn", [False, True])
@@ -242,25 +251,25 @@ def test_mixed_precision_is_no_further_off_than_pytorch() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", ["resnet20", "se_resnet20", "vgg11", "densenet121"])
-@pytest.mark.parametrize("order", [("plain",), ("cudnn", "plain")])
-def test_gpu_network_as_on_the_cpu(name: str, order: tuple[str, ...]) -> None:
-    gpu_or_skip()
-    wanted = train_once(name)
-    with configured(convolutions=order):
-        assert_near(train_once(name, "cuda"), wanted, 0.1 if "dense" in name else 1e-3)
+@pytest.mark.parametrize("first", ["plain", "cudnn"])
+def test_gpu_network_as_on_the_cpu(name: str, first: str) -> None:
+    with configured(convolutions=order_or_skip(first)):
+        found, wanted = train_once(name, "cuda"), train_once(name)
+    # One sum that rounds to the other side of a ReLU is seen in a small gradient.
+    assert_near(found, wanted, 0.2 if "dense" in name else 1e-2)
+    assert gradient_error(found, wanted) < (0.05 if "dense" in name else 1e-3)
+    assert found["loss"] == pytest.approx(wanted["loss"], rel=1e-4)
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("retain", ["statistics", "tensors", "edges"])
 def test_gpu_retention_changes_no_value(retain: str) -> None:
-    gpu_or_skip()
     fused = train_once("resnet20", "cuda")
-    assert_near(train_once("resnet20", "cuda", retain=retain), fused, 1e-3)
+    assert_near(train_once("resnet20", "cuda", retain=retain), fused, 1e-2)
 
 
 @pytest.mark.gpu
 def test_gpu_deterministic_runs_are_the_same_bits() -> None:
-    gpu_or_skip()
     with configured(deterministic=True):
         first, second = (train_once("resnet20", "cuda") for _ in range(2))
     for name, array in first.items():
@@ -268,14 +277,16 @@ def test_gpu_deterministic_runs_are_the_same_bits() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize(("precision", "error"), [("tf32", 0.1), ("bfloat16", 0.6)])
-def test_gpu_precisions(precision: str, error: float) -> None:
-    gpu_or_skip()
+@pytest.mark.parametrize(
+    ("precision", "loss", "error"), [("tf32", 1e-3, 0.15), ("bfloat16", 1e-2, 0.4)]
+)
+def test_gpu_precisions(precision: str, loss: float, error: float) -> None:
+    """About three times what rounding to that precision does on a CPU."""
     wanted = train_once("resnet20")
     dtype = np.float32
     if precision == "bfloat16":
         dtype = pytest.importorskip("ml_dtypes").bfloat16
     with configured(precision=precision):
         found = train_once("resnet20", "cuda", dtype)
-    assert found["loss"] == pytest.approx(wanted["loss"], rel=0.02)
-    assert_near(found, wanted, error)
+    assert found["loss"] == pytest.approx(wanted["loss"], rel=loss)
+    assert gradient_error(found, wanted) < error

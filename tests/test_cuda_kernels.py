@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import product
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -235,6 +236,19 @@ def test_statistics_reused_by_another_layer(world: World) -> None:
         close(world.get(a), world.get(b), "float32")
 
 
+def test_statistics_written_beside_others(world: World) -> None:
+    x = world.put(rng(3).normal(size=(40, 12)).astype(np.float32))
+    rows = world.put(np.zeros((2, 31), np.float32))
+    found = launch.batch_norm_statistics(x, 0.0, mean=rows[0, 5:17], var=rows[1, 5:17])
+    wanted = launch.batch_norm_statistics(x, 0.0)
+    for a, b, c in zip(found, wanted, world.get(rows), strict=False):
+        np.testing.assert_array_equal(world.get(a), world.get(b))
+        np.testing.assert_array_equal(c[5:17], world.get(b))
+        assert not c[:5].any() and not c[17:].any()
+    with pytest.raises(TypeError, match=r"needs float32 \(12,\)"):
+        launch.batch_norm_statistics(x, 0.0, mean=rows[0])
+
+
 # ---- Optimisers ----------------------------------------------------------------------
 OPTIMISERS = [
     (SGD, {}),
@@ -317,6 +331,22 @@ def test_gradients_that_moved(world: World) -> None:
     for wrong in ([], [world.put(np.ones(4999, np.float32))]):
         with pytest.raises(ValueError):
             launch.with_gradients(table, wrong)
+
+
+def test_gradients_are_widened(world: World) -> None:
+    narrow = [
+        world.put(stored(rng(i).normal(size=s), "bfloat16"))
+        for i, s in enumerate(SIZES)
+    ]
+    wide = [world.put(np.zeros(s, np.float32)) for s in SIZES]
+    launch.widen(launch.tensor_table(narrow, wide))
+    for a, b in zip(wide, narrow, strict=True):
+        np.testing.assert_array_equal(world.get(a), number(world.get(b)))
+
+
+def test_the_norm_of_nothing_is_0(world: World) -> None:
+    table = launch.tensor_table([world.put(np.zeros(0, np.float32))])
+    assert world.get(launch.gradient_norm(table, 1.0)).tolist() == [0, 1]
 
 
 def test_a_norm_that_is_no_number_clips_nothing(world: World) -> None:
@@ -669,6 +699,90 @@ def sums_in_every_order(text: str) -> list[np.ndarray]:
 def test_the_order_of_threads_does_not_matter() -> None:
     first, *others = sums_in_every_order(source.text("elementwise"))
     assert all((first == other).all() for other in others)
+
+
+def reductions(started: list[str]) -> dict[str, tuple[np.ndarray, ...]]:
+    """What every kernel that adds up over blocks finds, with several chunks of rows."""
+    compiler = emulator.compile_on_host
+
+    class Counted:
+        def __init__(self, variant: Variant) -> None:
+            self.module = compiler(variant)
+
+        def get_function(self, name: str) -> Callable[..., None]:
+            kernel = self.module.get_function(name)
+
+            def run(grid: tuple, block: tuple, args: tuple) -> None:
+                started.append(name)
+                kernel(grid, block, args)
+                assert not module.counters(x).any()  # as a replay needs it
+
+            return run
+
+    x, g = (rng(i).normal(size=(3000, 68)).astype(np.float32) for i in range(2))
+    labels = rng(2).integers(0, 68, 3000)
+    with module.compiled_by(Counted):
+        statistics = launch.batch_norm_statistics(x, 1e-5)
+        return {
+            "bn_statistics": statistics,
+            "bn_gradient_sums": launch.batch_norm_gradients(g, x, statistics),
+            "column_sums": (launch.bias_grad(g),),
+            "cross_entropy": launch.cross_entropy(x, labels),
+            "squares": (launch.gradient_norm(launch.tensor_table([g, x[:7]]), 1.0),),
+        }
+
+
+def test_one_launch_adds_up_whichever_block_is_the_last() -> None:
+    """The same bits, and counters that are 0 again, in every order of the blocks."""
+    assert module.sum_tiles(3000, 68, 4).chunks > 1
+    first: dict[str, tuple[np.ndarray, ...]] = {}
+    for order in emulator.ORDERS:
+        started: list[str] = []
+        with on_host(order):
+            found = reductions(started)
+        assert started == list(found)
+        first = first or found
+        for name, arrays in found.items():
+            for a, b in zip(arrays, first[name], strict=True):
+                np.testing.assert_array_equal(a, b, name)
+
+
+def test_the_loss_of_no_rows_is_0() -> None:
+    with on_host():
+        found = launch.cross_entropy(np.zeros((0, 3), np.float32), np.zeros(0, int))
+    assert found.loss == 0 and found.correct == 0
+
+
+def test_every_stream_counts_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In memory set to 0 once, beside what is being captured."""
+    stream, beside = 1, []
+
+    class Gpu:
+        def number(self) -> int:
+            return 0
+
+        def stream(self) -> int:
+            return stream
+
+        @contextmanager
+        def outside(self) -> Iterator[None]:
+            beside.append(stream)
+            yield
+
+    class Device:
+        """An array that is not NumPy's."""
+
+    library = SimpleNamespace(zeros=lambda *args: np.zeros(*args))
+    monkeypatch.setattr(module, "Gpu", Gpu)
+    monkeypatch.setattr(module, "array_module", lambda x: library)
+    monkeypatch.setattr(module, "_counters", {})
+    first = module.counters(Device())
+    assert module.counters(Device()) is first and first.shape == (module.BLOCKS,)
+    stream = 2
+    second = module.counters(Device())
+    assert second is not first and not np.shares_memory(first, second)
+    stream = 1
+    assert module.counters(Device()) is first and beside == [1, 2]
 
 
 @pytest.mark.parametrize("which", range(2))

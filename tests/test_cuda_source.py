@@ -5,13 +5,15 @@ import importlib.util
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from ctypes.util import find_library
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
-from tinyflow.kernels.cuda import loss, module, optim, product, source
+from tinyflow.kernels.cuda import launch, loss, module, optim, product, source
 from tinyflow.kernels.cuda.source import UNITS, Variant, variants
 
 ARCHITECTURES = ("80", "90")
@@ -55,7 +57,6 @@ def test_every_kernel_is_found_and_launched(unit: str) -> None:
     [
         ("norm", "THREADS", module.THREADS),
         ("norm", "DEEP", module.DEEP),
-        ("norm", "PARTS", module.PARTS),
         ("optim", "CHUNK", optim.CHUNK),
         ("loss", "WARPS", loss.WARPS),
         ("product", "TILE", product.TILE),
@@ -84,6 +85,40 @@ def test_tiles_cover_the_matrix_once(m: int, c: int, vector: int) -> None:
     assert (t.chunks - 1) * t.chunk < m <= t.chunks * t.chunk
     assert t.block[0] * t.block[1] <= module.THREADS and t.block[0] <= 64
     assert t.chunks <= 65535 and (t.grid[0] > 16 or t.chunks <= module.BLOCKS)
+
+
+def test_a_thread_of_a_pool_takes_one_row_where_blocks_suffice() -> None:
+    """It reads a window at a time: several rows would wait for each other."""
+    one = module.tiles(8192, 64, 4, module.APPLY_BLOCKS, 1)
+    assert one.chunk == one.block[1] == 16 and one.chunks == 512
+    grids: dict[str, tuple[int, ...]] = {}
+
+    def compiler(variant: Variant) -> SimpleNamespace:
+        def function(name: str) -> Callable[..., None]:
+            return lambda grid, block, args: grids.update({name: grid})
+
+        return SimpleNamespace(get_function=function)
+
+    x, how = np.zeros((2, 64, 64, 64), np.float32), ((1, 1), (1, 1), (0, 0))
+    with module.compiled_by(compiler):
+        launch.max_pool2d(x, *how)
+        launch.max_pool2d_input_grad(x, x.astype(np.uint8), x.shape, *how)
+        launch.avg_pool2d(x, *how)
+        launch.avg_pool2d_input_grad(x, x.shape, *how)
+    assert len(grids) == 4 and set(grids.values()) == {one.grid}
+
+
+@pytest.mark.parametrize("vector", [1, 4, 8])
+@pytest.mark.parametrize("c", [1, 3, 33, 64, 136, 2048, 16384, 100_000])
+@pytest.mark.parametrize("m", [1, 2, 513, 32768, 10**7])
+def test_tiles_of_sums(m: int, c: int, vector: int) -> None:
+    """Narrow, threads for every column, and a counter for every tile that needs one."""
+    t = module.sum_tiles(m, c, vector)
+    assert t.block[0] * vector <= module.COLUMNS and t.block[1] >= vector
+    assert module.THREADS - t.block[0] < t.block[0] * t.block[1] <= module.THREADS
+    assert t.grid[0] * t.block[0] * vector >= c
+    assert (t.chunks - 1) * t.chunk < m <= t.chunks * t.chunk
+    assert t.chunks == 1 or t.grid[0] < module.BLOCKS
 
 
 @pytest.mark.slow

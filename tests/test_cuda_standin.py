@@ -23,6 +23,8 @@ from tinyflow import Tape, Tensor, flow, nn, ops
 from tinyflow.backend import asarray, asnumpy, device_of, numbers
 from tinyflow.data import Dataset, Loader
 from tinyflow.kernels import conv, conv_reference, pool
+from tinyflow.kernels.engine import PLAIN
+from tinyflow.ops.arguments import fits_parameters
 from tinyflow.optim import SGD, Adam, AdamW, Optimizer
 from tinyflow.testing import check_vjp, spaced
 from tinyflow.train import evaluate, train_step
@@ -214,7 +216,7 @@ def test_a_bad_step_updates_nothing(machine: Machine) -> None:
 
 
 def test_evaluation(machine: Machine) -> None:
-    """As on the CPU, with one wait a batch; the last batch is smaller."""
+    """As on the CPU, with one wait for all; the last batch is smaller."""
     pixels = np.random.default_rng(0).integers(0, 256, (10, 3, 16, 16), np.uint8)
     data = Dataset(
         "noise", pixels, np.arange(10), tuple("abcdefghij"), (0.5,) * 3, (0.2,) * 3
@@ -225,7 +227,7 @@ def test_evaluation(machine: Machine) -> None:
         model = steps("resnet20", "cpu")[0].to(device)
         machine.syncs = 0
         found.append(evaluate(model, loader))
-    assert machine.syncs == len(loader) == 3
+    assert len(loader) == 3 and machine.syncs == 1
     assert found[0] == pytest.approx(found[1], rel=1e-4)
 
 
@@ -363,3 +365,20 @@ def test_the_instrument(machine: Machine, name: str) -> None:
     assert len(found[1]) == len(found[0])
     for ours, theirs in zip(found[1], found[0], strict=True):
         assert ours == approximately(theirs)
+
+
+def test_float32_parameters_meet_bfloat16_values_on_the_device(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the engine for both; those of another dtype or of the host are refused."""
+    bfloat16 = pytest.importorskip("ml_dtypes").bfloat16
+    monkeypatch.setattr(PLAIN, "mixed", True, raising=False)
+    x, w = view(np.zeros((2, 3), bfloat16)), np.zeros((3,), "f4")
+    fits_parameters("linear", ("input", "weight", "bias"), x, view(w), None)
+    with pytest.raises(TypeError, match=r"float32 and float64 \(weight, bias\)"):
+        fits_parameters(
+            "linear", ("input", "weight", "bias"), x, view(w), view(w.astype("f8"))
+        )
+    with pytest.raises(TypeError, match=r"cuda and cpu \(input, weight, bias\)"):
+        fits_parameters("linear", ("input", "weight", "bias"), x, w, None)
+    assert machine.syncs == 0

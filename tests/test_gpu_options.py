@@ -15,13 +15,14 @@ from typer.testing import CliRunner
 
 from benchmarks import gpu, gpu_peers
 from tests.gpu_host import gpu_or_skip
+from tinyflow import nn
 from tinyflow.backend import choose_device
 from tinyflow.commands import train
 from tinyflow.data import Dataset, Loader, normalize
 from tinyflow.kernels.cuda import launch
 from tinyflow.kernels.cuda.settings import PRECISIONS, configured, settings
 from tinyflow.train import config as train_config
-from tinyflow.train import prefetch
+from tinyflow.train import prefetch, prepare
 from tinyflow.train.config import ConfigError, TrainConfig
 from tinyflow.train.precision import activations, choose
 
@@ -66,9 +67,39 @@ def test_deterministic_runs_do_not_tune() -> None:
 # --- batches -------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("images", "most", "size"),
+    [(10_000, 512, 500), (10_001, 512, 501), (50, 256, 50), (512, 512, 512), (3, 1, 1)],
+)
+def test_batches_are_even(images: int, most: int, size: int) -> None:
+    """None is larger, and there are no more than there must be."""
+    assert prepare._evenly(images, most) == size
+    assert size <= most and -(-images // size) == -(-images // most)
+
+
+def test_a_gpu_is_tested_in_larger_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = TrainConfig("resnet20", batch_size=16, limit_train=64, limit_test=100)
+    monkeypatch.setattr(nn.Module, "to", lambda self, device: self)
+    monkeypatch.setattr(prepare.precision, "choose", lambda *how: None)
+    monkeypatch.setattr(
+        prepare, "_on_gpu", lambda c, m, o, *loaders: (loaders[:2], None)
+    )
+    for device, size in (("cpu", 16), ("cuda", 50)):
+        chosen = (device, "pretended")
+        monkeypatch.setattr(prepare, "choose_device", lambda name, c=chosen: c)
+        ready = prepare.prepare(config)
+        assert (ready.train.batch_size, ready.test.batch_size) == (16, size)
+
+
 class FakeStream:
+    waits = 0
+    """Of the host."""
+
     def wait_event(self, event: Any) -> None:
-        assert event is not None
+        assert event.recorded  # waiting for one that never was waits for nothing
+
+    def synchronize(self) -> None:
+        FakeStream.waits += 1
 
 
 class FakeEvent:
@@ -149,6 +180,17 @@ def test_device_batches_are_the_loaders(device: list[dict[str, Any]]) -> None:
     )
 
 
+def test_a_batch_is_never_copied_to_memory_that_is_given_away(
+    device: list[dict[str, Any]],
+) -> None:
+    """Also where an epoch is left: then the host waits for what is on its way."""
+    batches = prefetch.DeviceLoader(Loader(pictures(23), 4)).epoch(0)
+    next(batches)
+    before = FakeStream.waits
+    batches.close()  # type: ignore[attr-defined]
+    assert FakeStream.waits == before + 1
+
+
 def test_augmentation_is_keyed_by_seed_epoch_and_batch(
     device: list[dict[str, Any]],
 ) -> None:
@@ -208,11 +250,11 @@ class Canned:
     def __init__(self, peer: str, setting: gpu.Setting) -> None:
         self.peer, self.asked = peer, 0
 
-    def ask(self, line: str) -> dict[str, Any]:
+    def ask(self, line: str, seconds: float) -> dict[str, Any]:
         if line == "warm up":
             if self.peer == "torch-compile":
                 return {"error": "RuntimeError: cannot be compiled"}
-            return {"versions": {self.peer: "1.0"}}
+            return {"versions": {self.peer: "1.0"}, "first_s": 4.5}
         if line == "memory":
             return {"mib": 100.0}
         self.asked += 1
@@ -248,7 +290,7 @@ def test_peers_take_turns_and_one_may_fail(tmp_path: Path) -> None:
     assert facts["versions"]["tinyflow"] == "1.0" and len(facts["rows"]) == 5
     first = facts["rows"][0]
     assert first["images_per_second"] == pytest.approx(64000)
-    assert first["rounds_ms"] == [2.1, 2.0, 2.0]
+    assert first["rounds_ms"] == [2.1, 2.0, 2.0] and first["first_step_s"] == 4.5
 
 
 def test_without_a_captured_time_there_is_no_ratio() -> None:

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -141,3 +142,12 @@ def test_every_dependency_has_a_lowest_version_that_is_tested():
     assert {"numpy", "matplotlib", "typer"} <= set(names)
     assert all(re.fullmatch(r"[\w-]+==\d[\w.]*", pin) for pin in found), found
     assert ".ci/lowest.py" in (ROOT / ".ci/run").read_text()
+
+
+def test_nvidias_packages_are_bounded_above():
+    """A new major version of theirs is another interface."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for name in ("cuda12", "cuda13"):
+        pins = extras["optional-dependencies"][name]
+        theirs = [p for p in pins if p.startswith(("cupy", "nvidia"))]
+        assert len(theirs) == 3 and all(",<" in p for p in theirs), theirs

@@ -70,7 +70,7 @@ class ChannelStack:
         start, end = self._measured, self._cuts[-1]
         if start < end:
             x = self._buffer[:, start:end]
-            self._mean[start:end], self._var[start:end] = engine(x).moments(x)
+            engine(x).moments_into(x, self._mean[start:end], self._var[start:end])
             self._measured = end
         return self._mean[:end], self._var[:end]
 

@@ -12,19 +12,23 @@ inspected, a batch of another size, and every step after a recording that failed
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
 from tinyflow import Tape, Tensor, nn
-from tinyflow.backend import Array, array_module, asarray, device_of, numbers
+from tinyflow.backend import Array, array_module, asarray, device_of
+from tinyflow.kernels.cuda import launch
 from tinyflow.kernels.cuda.engine import CudaEngine
 from tinyflow.kernels.cuda.settings import settings
 from tinyflow.kernels.cuda.update import Recording
-from tinyflow.kernels.engine import engine
+from tinyflow.kernels.cuda.weights import Copies
+from tinyflow.kernels.engine import Shape, engine
 from tinyflow.ops import cross_entropy
 from tinyflow.optim import Optimizer
 from tinyflow.train.step import StepResult, train_step
@@ -32,8 +36,8 @@ from tinyflow.train.step import StepResult, train_step
 T = TypeVar("T")
 
 WARM_UP = 3
-"""Eager steps before the recording: they compile kernels, choose convolution
-algorithms, and make the optimiser's state."""
+"""Eager steps on batches of one shape before the recording: they compile kernels,
+choose convolution algorithms, and make the optimiser's state."""
 
 
 class Records(Protocol):
@@ -48,6 +52,13 @@ class Records(Protocol):
     def launch(self, graph: Any) -> None:
         """Execute a graph."""
 
+    def fetch(self, array: Array) -> Callable[[], Array]:
+        """Start a copy to the host of what is there now; waits for it when called."""
+
+
+Answer = Callable[[], StepResult]
+"""Waits for a step that has been launched."""
+
 
 @dataclass(frozen=True)
 class _Graph:
@@ -56,23 +67,21 @@ class _Graph:
     graph: Any
     images: Array
     labels: Array
-    loss: Array
-    correct: Array
-    norm: Array
+    outcome: Array
+    """Loss, right answers and gradient norm; see `launch.outcome`."""
     updates: Recording
     steps: dict[str, int]
     """The optimiser's counts before the recorded step."""
     gradients: list[Array]
-    parameters: list[Array]
 
 
 class CapturedStep:
     """Does what :func:`tinyflow.train.step.train_step` does, replayed where it can be.
 
-    The update of a captured step comes before the host has seen loss and norm, so one
-    whose loss is not finite has updated parameters, optimiser state and running
-    statistics when it is reported: go back to saved weights then. Eager steps are all
-    or nothing.
+    The host sees loss and norm of a captured step only afterwards. Where they are not
+    finite the device itself leaves parameters and the optimiser's state as they were;
+    the running statistics have moved, so go back to saved ones. Steps launched since
+    have been done. Eager steps are all or nothing.
 
     Args:
         model: in training mode, on the GPU.
@@ -101,12 +110,12 @@ class CapturedStep:
         self.label_smoothing, self.clip_grad, self.say = label_smoothing, clip_grad, say
         self.replayed = 0
         self.reasons: list[str] = []
-        self._eager = 0
+        self._eager: Counter[Shape] = Counter()
         self._graph: _Graph | None = None
         self._failed = False
 
     def running(self) -> AbstractContextManager[None]:
-        """Where batches must be made that this step takes: its stream."""
+        """Put what happens inside on the stream of the steps, in order with them."""
         return self.recorder.running()
 
     def __call__(
@@ -120,66 +129,81 @@ class CapturedStep:
         Raises:
             FloatingPointError: loss or gradient norm is not finite.
         """
-        if not self.launch(images, labels, inspect is not None):
-            return self._run_eagerly(images, labels, inspect)
-        assert self._graph is not None
-        done = self._graph
-        with self.recorder.running():
-            loss, correct, norm = numbers(done.loss, done.correct, done.norm)
-        for name, value in (("loss", loss), ("gradient's norm", norm)):
-            if not np.isfinite(value):
-                raise FloatingPointError(f"the {name} became {value}")
-        return StepResult(loss, int(correct), norm)
+        answer = self.launch(images, labels, inspect is not None)
+        return answer() if answer else self.eager(images, labels, inspect)
 
-    def launch(self, images: Array, labels: Array, inspected: bool = False) -> bool:
-        """Start a replayed step without waiting for it; False if it cannot be one."""
-        if self._failed or self._eager < WARM_UP:
-            return False
-        labels = asarray(labels, device_of(images))
+    def launch(
+        self, images: Array, labels: Array, inspected: bool = False
+    ) -> Answer | None:
+        """Start a replayed step; None if it cannot be one: then :meth:`eager` does it.
+
+        The function returned waits for this step, but for none that was launched later,
+        and raises as a call does.
+        """
+        if self._failed or (not self._graph and self._eager[images.shape] < WARM_UP):
+            return None
         if inspected:
-            return self._because("a step that is inspected keeps what a replay cannot")
-        if self._graph is None and not self._record(images, labels):
-            return False
-        done = self._graph
-        assert done is not None
-        if images.shape != done.images.shape or images.dtype != done.images.dtype:
-            return self._because(
-                f"a batch of {images.shape[0]} is not the one of "
-                f"{done.images.shape[0]} that was recorded"
-            )
-        held = self.optimizer.parameters.values()
-        if any(p.data is not a for p, a in zip(held, done.parameters, strict=True)):
-            return self._because("parameters moved after the step was recorded")
+            self._because("a step that is inspected keeps what a replay cannot")
+            return None
         with self.recorder.running():
+            labels = asarray(labels, device_of(images))
+            if self._graph is None:
+                self._graph = self._record(images, labels)
+            if (done := self._graph) is None or not self._fits(done, images):
+                return None
+            done.updates.copies.refresh()
             _fill(done.images, images)
             _fill(done.labels, labels)
-            taken = self._count(done)
+            taken = self._count(done, 1)
             for rates in done.updates.rates:
                 rates.write(rates.count + taken, self.optimizer.lr)
             self.recorder.launch(done.graph)
-        self.replayed += 1
+            done.updates.copies.written()
+            self.replayed += 1
+            return partial(self._answer, done, self.recorder.fetch(done.outcome))
+
+    def _fits(self, done: _Graph, images: Array) -> bool:
+        """Whether a batch can be replayed; says why not."""
+        if images.shape != done.images.shape or images.dtype != done.images.dtype:
+            self._because(
+                f"a batch of {images.shape[0]} is not the one of "
+                f"{done.images.shape[0]} that was recorded"
+            )
+            return False
+        if done.updates.copies.moved():
+            self._because("parameters moved after the step was recorded")
+            return False
         return True
 
-    def _count(self, done: _Graph) -> int:
-        """Count this step; how many were taken since the recording, this one not."""
+    def _answer(self, done: _Graph, fetched: Callable[[], Array]) -> StepResult:
+        """What a step came to, as soon as it is known."""
+        loss, correct, norm, _ = map(float, fetched())
+        for name, value in (("loss", loss), ("gradient's norm", norm)):
+            if not np.isfinite(value):
+                self._count(done, -1)  # the device has updated nothing
+                raise FloatingPointError(f"the {name} became {value}")
+        return StepResult(loss, int(correct), norm)
+
+    def _count(self, done: _Graph, step: int) -> int:
+        """Count a step, or take it back; how many were taken since the recording."""
         counts = self.optimizer.steps
         taken = 0
         for name, before in done.steps.items():
             taken = counts[name] - before
-            counts[name] += 1
+            counts[name] += step
             self.optimizer.parameters[name].node.version += 1
         return taken
 
-    def _run_eagerly(
+    def eager(
         self,
         images: Array,
         labels: Array,
-        inspect: Callable[[float, Tape], None] | None,
+        inspect: Callable[[float, Tape], None] | None = None,
     ) -> StepResult:
-        self._eager += inspect is None
+        """The step as :func:`tinyflow.train.step.train_step` does it."""
+        self._eager[images.shape] += inspect is None
         # Once there is a graph its memory belongs to it alone.
-        private = self._graph is None and not self._failed
-        with self.recorder.running(private):
+        with self.recorder.running(private=self._graph is None):
             return train_step(
                 self.model,
                 images,
@@ -190,58 +214,54 @@ class CapturedStep:
                 inspect=inspect,
             )
 
-    def _because(self, reason: str) -> bool:
-        """Say once why a step runs eagerly; False."""
+    def _because(self, reason: str) -> None:
+        """Say once why a step runs eagerly."""
         if reason not in self.reasons:
             self.reasons.append(reason)
             self.say(f"not replayed, but run eagerly: {reason}")
-        return False
 
     # --- recording -------------------------------------------------------------------
 
-    def _record(self, images: Array, labels: Array) -> bool:
-        """Record the step for batches like this one; False if that fails."""
+    def _record(self, images: Array, labels: Array) -> _Graph | None:
+        """Record the step for batches like this one; None if that fails."""
         run = engine(self.model.parameters()[0].data)
         if not isinstance(run, CudaEngine):
             self._failed = True
-            return self._because(f"the engine {run.name} cannot be recorded")
+            self._because(f"the engine {run.name} cannot be recorded")
+            return None
         with self.recorder.running(private=True):
             run.prepare(images)
             static = (
                 run.empty(images.shape, images),
                 array_module(labels).zeros_like(labels),
             )
-        before, updates = dict(self.optimizer.steps), Recording()
+        own = [*self.model.parameters(), *self.optimizer.parameters.values()]
+        before, updates = dict(self.optimizer.steps), Recording(Copies(own))
         run.updates.recording = updates
         try:
             graph, found = self.recorder.record(lambda: self._step(run, *static))
-        except MemoryError:
-            raise
         except Exception as error:
             self._failed = True
             text = str(error).strip().split("\n")[0] or type(error).__name__
-            return self._because(f"the step cannot be recorded ({text})")
+            self._because(f"the step cannot be recorded ({text})")
+            return None
         finally:
             run.updates.recording, run.updates.clip = None, None
             counted = self.optimizer.steps
             moved = {n: t for n, t in before.items() if counted[n] != t}
             self.optimizer.steps = before  # nothing has been executed yet
         gradients = [p.grad for p in self.optimizer.parameters.values()]
-        self._graph = _Graph(
+        return _Graph(
             graph,
             *static,
-            *found,
+            found,
             updates,
             moved,
             [g for g in gradients if g is not None],
-            [p.data for p in self.optimizer.parameters.values()],
         )
-        return True
 
-    def _step(
-        self, run: CudaEngine, images: Array, labels: Array
-    ) -> tuple[Array, Array, Array]:
-        """What is recorded: loss, right answers and gradient norm, on the device."""
+    def _step(self, run: CudaEngine, images: Array, labels: Array) -> Array:
+        """What is recorded; its outcome on the device."""
         parameters = self.optimizer.parameters.values()
         self.optimizer.zero_grad()
         with run.aside.of(p.data for p in parameters if settings().overlap):
@@ -254,13 +274,14 @@ class CapturedStep:
             tape.backward(loss, release=True)
         gradients = [p.grad for p in parameters if p.grad is not None]
         norm = run.updates.norm(gradients, self.clip_grad)
-        run.updates.clip = None if self.clip_grad is None else norm[1:]
+        outcome = launch.outcome(loss.data, correct, norm)
+        run.updates.clip = outcome[3:]
         known = set(self.optimizer.state)
         self.optimizer.step()
         if set(self.optimizer.state) != known:  # a replay would set it to 0 again
             raise RuntimeError("a parameter got its first gradient while recording")
         run.advance(images)
-        return loss.data, correct, norm[:1].reshape(())
+        return outcome
 
 
 def _fill(static: Array, batch: Array) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 import models
 from tinyflow import Tape, __version__
 from tinyflow.atomic import replacing
-from tinyflow.backend import array_module, asarray, explain
+from tinyflow.backend import Array, array_module, asarray, explain
 from tinyflow.kernels.scratch import keep_freed_memory
 from tinyflow.reading import reason
 from tinyflow.signals import deferred
@@ -27,7 +27,7 @@ from tinyflow.train.events import Report, Start, Step
 from tinyflow.train.folder import RunFolder
 from tinyflow.train.metrics import EpochRow, MetricsFile, peak_memory_mb
 from tinyflow.train.prepare import DATA_SEED, Prepared, prepare
-from tinyflow.train.step import evaluate, train_step
+from tinyflow.train.step import StepResult, evaluate, train_step
 
 
 class TrainError(RuntimeError):
@@ -91,7 +91,10 @@ def train(
     result = Result(folder.path)
     try:
         keep_freed_memory()
-        _run(config, prepare(config), folder, result, report, tracer)
+        ready = prepare(config)
+        # One stream for steps, testing and saving: each finds what the last one left.
+        with ready.captured.running() if ready.captured else nullcontext():
+            _run(config, ready, folder, result, report, tracer)
     except KeyboardInterrupt:
         result.interrupted = True
     except TrainError:
@@ -182,59 +185,93 @@ def _epoch(
     report: Report,
     inspect: Inspector | None,
 ) -> EpochRow:
-    """Train for one epoch and test."""
-    optimizer, start, images_seen = ready.optimizer, time.perf_counter(), 0
-    loss_sum, correct, norm_sum = 0.0, 0, 0.0
+    """Train for one epoch and test.
+
+    A step that has been launched on a GPU is waited for after the next one has been, so
+    that the GPU has work while the host sees to the batches and what is reported.
+    """
+    optimizer, means = ready.optimizer, _Means(epoch, report)
     batches = ready.train.epoch(epoch - 1)
-    step_at = ready.captured.running if ready.captured else nullcontext
+    launched: Callable[[], None] | None = None
     for step in range(ready.steps):
-        with step_at():
-            images, labels = next(batches)
+        images, labels = next(batches)
         at = (epoch - 1) * ready.steps + step
         optimizer.lr = config.learning_rate * ready.schedule(at)
         traced = inspect is not None and at % (config.trace_every or 1) == 0
-        try:
-            look = partial(inspect, at) if traced and inspect else None
-            if ready.captured is not None:
-                done = ready.captured(images, labels, look)
-            else:
-                done = train_step(
-                    ready.model,
-                    asarray(images, ready.device),
-                    labels,
-                    optimizer,
-                    label_smoothing=config.label_smoothing,
-                    clip_grad=config.clip_grad,
-                    inspect=look,
-                )
-        except FloatingPointError as error:
-            raise FloatingPointError(
-                f"{error} at step {step + 1} of epoch {epoch} (learning rate "
-                f"{optimizer.lr:.3g})"
-            ) from None
-        images_seen += len(labels)
-        loss_sum += done.loss * len(labels)
-        correct += done.correct
-        norm_sum += done.grad_norm
-        speed = images_seen / (time.perf_counter() - start)
-        report(
-            Step(epoch, step + 1, loss_sum / images_seen, correct / images_seen, speed)
-        )
+        look = partial(inspect, at) if traced and inspect else None
+        take = partial(means.take, step + 1, optimizer.lr, len(labels))
+        answer, eager = None, _step(config, ready)
+        if ready.captured is not None:
+            eager = ready.captured.eager
+            answer = ready.captured.launch(images, labels, look is not None)
+        if launched is not None:
+            launched()
+        launched = partial(take, answer) if answer else None
+        if answer is None:
+            take(partial(eager, images, labels, look))
+    if launched is not None:
+        launched()
     test_loss, test_accuracy = evaluate(ready.model, ready.test)
     if not np.isfinite(test_loss):
         raise FloatingPointError(f"the test loss became {test_loss} in epoch {epoch}")
     return EpochRow(
         epoch=epoch,
-        train_loss=loss_sum / images_seen,
-        train_accuracy=correct / images_seen,
+        train_loss=means.loss,
+        train_accuracy=means.accuracy,
         test_loss=test_loss,
         test_accuracy=test_accuracy,
         lr=optimizer.lr,
-        images_per_second=speed,
-        seconds=time.perf_counter() - start,
-        grad_norm=norm_sum / ready.steps,
+        images_per_second=means.speed,
+        seconds=time.perf_counter() - means.start,
+        grad_norm=means.norm_sum / ready.steps,
         peak_memory_mb=peak_memory_mb(),
     )
+
+
+class _Means:
+    """The means of an epoch, as its steps are done one after the other."""
+
+    def __init__(self, epoch: int, report: Report) -> None:
+        self.epoch, self.report, self.start = epoch, report, time.perf_counter()
+        self.images, self.correct = 0, 0
+        self.loss_sum = self.norm_sum = self.speed = 0.0
+
+    loss = property(lambda self: self.loss_sum / self.images)
+    accuracy = property(lambda self: self.correct / self.images)
+
+    def take(
+        self, step: int, lr: float, images: int, done: Callable[[], StepResult]
+    ) -> None:
+        """Do or wait for a step, and report it."""
+        try:
+            result = done()
+        except FloatingPointError as error:
+            raise FloatingPointError(
+                f"{error} at step {step} of epoch {self.epoch} (learning rate {lr:.3g})"
+            ) from None
+        self.images += images
+        self.loss_sum += result.loss * images
+        self.correct += result.correct
+        self.norm_sum += result.grad_norm
+        self.speed = self.images / (time.perf_counter() - self.start)
+        self.report(Step(self.epoch, step, self.loss, self.accuracy, self.speed))
+
+
+def _step(config: TrainConfig, ready: Prepared) -> Callable[..., StepResult]:
+    """A training step that is not captured."""
+
+    def step(images: Array, labels: Array, inspect: Any) -> StepResult:
+        return train_step(
+            ready.model,
+            asarray(images, ready.device),
+            labels,
+            ready.optimizer,
+            label_smoothing=config.label_smoothing,
+            clip_grad=config.clip_grad,
+            inspect=inspect,
+        )
+
+    return step
 
 
 def _save(

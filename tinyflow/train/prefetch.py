@@ -62,7 +62,6 @@ class DeviceLoader:
         self._everything = self.cupy.arange(loader.batch_size, dtype="int64")
         self._stream = self.cupy.cuda.Stream(non_blocking=True)
         self._slots = [self._slot() for _ in range(DEPTH)]
-        self.cupy.cuda.runtime.deviceSynchronize()
 
     @property
     def dataset(self) -> Dataset:
@@ -84,14 +83,17 @@ class DeviceLoader:
     def _batches(self, k: int, raw: Iterator[Any]) -> Iterator[tuple[Array, Array]]:
         waiting: deque[tuple[_Slot, int, int]] = deque()
         turn = 0
-        for index, images, labels in raw:
-            slot = self._slots[turn % DEPTH]
-            turn += 1
-            waiting.append((slot, index, self._send(slot, images, labels)))
-            if len(waiting) == DEPTH - 1:
+        try:
+            for index, images, labels in raw:
+                slot = self._slots[turn % DEPTH]
+                turn += 1
+                waiting.append((slot, index, self._send(slot, images, labels)))
+                if len(waiting) == DEPTH - 1:
+                    yield self._make(k, *waiting.popleft())
+            while waiting:
                 yield self._make(k, *waiting.popleft())
-        while waiting:
-            yield self._make(k, *waiting.popleft())
+        finally:  # however it ends, nothing is on its way to memory that may be freed
+            self._stream.synchronize()
 
     def _slot(self) -> _Slot:
         import cupyx
@@ -99,12 +101,14 @@ class DeviceLoader:
         shape = (self.loader.batch_size, *self.dataset.images.shape[1:])
         n = shape[0]
         cuda = self.cupy.cuda
-        return _Slot(
+        slot = _Slot(
             (cupyx.empty_pinned(shape, np.uint8), cupyx.empty_pinned(n, np.int64)),
             (self.cupy.empty(shape, np.uint8), self.cupy.empty(n, np.int64)),
             cuda.Event(disable_timing=True),
             cuda.Event(disable_timing=True),
         )
+        slot.used.record(cuda.get_current_stream())  # by whoever had the memory before
+        return slot
 
     def _send(self, slot: _Slot, images: Array, labels: Array) -> int:
         """Start copying a batch; how many images it has."""

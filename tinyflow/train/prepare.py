@@ -22,6 +22,9 @@ from tinyflow.train.step import Batches
 if TYPE_CHECKING:
     from tinyflow.train.capture import CapturedStep
 
+WIDER = 4
+"""Batches of training in one of testing on a GPU: it keeps nothing for a gradient."""
+
 DATA_SEED = 0  # of the shapes pictures: the data stay the same whatever --seed is
 
 
@@ -91,7 +94,10 @@ def prepare(config: TrainConfig) -> Prepared:
         augment=config.augment,
         dtype=DTYPE,
     )
-    test = Loader(test_set, config.batch_size, shuffle=False, dtype=DTYPE)
+    tested = config.batch_size
+    if device == "cuda":  # the host launches as much for a batch, however large it is
+        tested = _evenly(len(test_set), WIDER * config.batch_size)
+    test = Loader(test_set, tested, shuffle=False, dtype=DTYPE)
     single = config.batch_size > 1 and len(train_set) % config.batch_size == 1
     steps = len(train) - single
     try:
@@ -169,6 +175,11 @@ def _try(model: nn.Module, loader: Loader, n: int) -> None:
         array[...] = before[name]
     if logits.shape != (n, data.num_classes):
         raise ValueError(f"its output is {logits.shape}, not {(n, data.num_classes)}")
+
+
+def _evenly(count: int, most: int) -> int:
+    """The size of the fewest batches of about one size, and of at most `most`."""
+    return -(-count // -(-count // most))
 
 
 def _optimizer(config: TrainConfig, model: nn.Module) -> Optimizer:

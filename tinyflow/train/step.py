@@ -156,10 +156,10 @@ def evaluate(model: nn.Module, loader: Batches) -> tuple[float, float]:
     """Mean cross-entropy in nats and accuracy (0 to 1) over all images of `loader`.
 
     The model runs in evaluation mode; then each of its modules is put back into its
-    own.
+    own. A GPU is waited for once, after the last batch.
     """
     modes = [(module, module.training) for _, module in model.named_modules()]
-    total, correct = 0.0, 0.0
+    losses, hits = [], []
     device = next((device_of(p.data) for p in model.parameters()), "cpu")
     model.eval()
     try:
@@ -167,12 +167,14 @@ def evaluate(model: nn.Module, loader: Batches) -> tuple[float, float]:
             for images, labels in loader.epoch(0):
                 logits = model(Tensor(asarray(images, device)))
                 loss = cross_entropy(logits, labels, reduction="sum")
-                batch = numbers(loss.data, _correct(logits, labels))
-                total, correct = total + batch[0], correct + batch[1]
+                losses.append(loss.data)
+                hits.append(_correct(logits, labels))
     finally:
         for module, training in modes:
             module.training = training
-    return total / len(loader.dataset), correct / len(loader.dataset)
+    found = numbers(*losses, *hits)
+    n = len(losses)
+    return sum(found[:n]) / len(loader.dataset), sum(found[n:]) / len(loader.dataset)
 
 
 def _correct(logits: Tensor, labels: Array) -> Array:

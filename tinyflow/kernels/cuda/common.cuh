@@ -15,10 +15,11 @@
 #define INFINITE __uint_as_float(0x7f800000u)
 #define NOT_A_NUMBER __uint_as_float(0x7fffffffu)
 #define THREADS 256  // threads of a block, at most
-#define PARTS 32     // threads that share a channel when partial sums are added up
 #define DEEP 4       // rows a thread asks for before it uses the first
+#define MANY 8       // partial sums, likewise
 #define EACH(i) _Pragma("unroll") for (int i = 0; i < VEC; ++i)
 #define EACH_ROW(k) _Pragma("unroll") for (int k = 0; k < DEEP; ++k)
+#define EACH_PART(k) _Pragma("unroll") for (int k = 0; k < MANY; ++k)
 
 #ifdef BF16
 typedef unsigned short T;
@@ -176,9 +177,9 @@ __device__ __forceinline__ Floats sum_rows(Floats f, Floats* buffer) {
     return f;
 }
 
-// The sum over a block of one row of threads, for every thread.
+// The sum over a block, for every thread; `buffer` has a place per thread.
 __device__ __forceinline__ double sum_block(double x, double* buffer) {
-    const int me = threadIdx.x, n = blockDim.x;
+    const int me = threadIdx.y * blockDim.x + threadIdx.x, n = blockDim.x * blockDim.y;
     int half = 1;
     while (half < n) half *= 2;
     buffer[me] = x;
@@ -192,15 +193,57 @@ __device__ __forceinline__ double sum_block(double x, double* buffer) {
     return x;
 }
 
-// Partial sums of 32 channels are added up by blocks of (32, PARTS) threads: a thread
-// first adds every PARTS-th of channel threadIdx.x. This gives the total of channel
-// threadIdx.y to all threads with that index.
-__device__ __forceinline__ double sum_parts(double x, double (*buffer)[PARTS + 1]) {
-    buffer[threadIdx.x][threadIdx.y] = x;
+// ---- What several blocks have left, finished by the last of them ---------------------
+
+// Whether this block is the last of `blocks` to come here; the same for all its threads.
+// Then it sees what each of them wrote before it came, read with __ldcg: the fences are
+// those of a barrier over the grid. The counter goes 0 ... blocks - 1 and is 0 again.
+__device__ __forceinline__ bool last_of(unsigned blocks, unsigned* counter) {
+    __shared__ bool last;
     __syncthreads();
-    x = buffer[threadIdx.y][threadIdx.x];
-    for (int lanes = PARTS / 2; lanes > 0; lanes /= 2)
-        x += __shfl_xor_sync(0xffffffffu, x, lanes);
+    if (threadIdx.x == 0 && threadIdx.y == 0) {
+        last = true;
+        if (blocks > 1) {
+            __threadfence();
+            last = atomicInc(counter, blocks - 1) == blocks - 1;
+            __threadfence();
+        }
+    }
+    __syncthreads();
+    return last;
+}
+
+// A tile's last block adds up the partial sums of its columns, (chunks, cols), in double:
+// a thread those of one column in every apart-th chunk. blockDim.y >= VEC.
+struct Share {
+    int col, first, apart, width;
+    bool inside;
+};
+
+__device__ __forceinline__ Share share(int cols) {
+    const int me = threadIdx.y * blockDim.x + threadIdx.x;
+    Share s;
+    s.width = blockDim.x * VEC;
+    s.apart = blockDim.y / VEC;
+    s.col = blockIdx.x * s.width + me % s.width;
+    s.first = me / s.width;
+    s.inside = s.col < cols && s.first < s.apart;
+    return s;
+}
+
+// The sum over the threads of a column, for the one whose first chunk is 0.
+__device__ __forceinline__ double sum_shares(double x, const Share& s, double* buffer) {
+    const int me = threadIdx.y * blockDim.x + threadIdx.x;
+    int half = 1;
+    while (half < s.apart) half *= 2;
+    buffer[me] = x;
+    __syncthreads();
+    for (half /= 2; half > 0; half /= 2) {
+        if (s.first < half && s.first + half < s.apart)
+            buffer[me] += buffer[me + half * s.width];
+        __syncthreads();
+    }
+    x = buffer[me];
     __syncthreads();  // the buffer may be used again
     return x;
 }

@@ -4,6 +4,9 @@ An engine takes a :class:`~tinyflow.kernels.cuda.cudnn.Problem` and its two oper
 buffers that are channels last, or raises ``Unsupported``. Then the next one is asked,
 with one warning for each problem it happens to: a slower step never passes unnoticed.
 The last engine, "plain", takes everything and is what the others are checked against.
+
+An operand that is a slice of the channels of a wider buffer is passed as it lies to an
+engine that can read it so; where that one refuses, it is asked again with a copy.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from tinyflow.kernels.cuda.cudnn import (
     Problem,
     Unsupported,
 )
-from tinyflow.kernels.cuda.layout import from_nhwc, to_nhwc
+from tinyflow.kernels.cuda.layout import contiguous, from_nhwc, to_nhwc, to_pixels
 from tinyflow.kernels.cuda.settings import Settings, settings
 from tinyflow.kernels.window import out_size
 
@@ -34,6 +37,8 @@ class ConvEngine(Protocol):
     """One way to convolve."""
 
     name: str
+    strided: bool
+    """Whether it reads operands with gaps; others get copies."""
 
     def run(
         self, problem: Problem, first: Array, second: Array, how: Settings
@@ -80,22 +85,31 @@ class Convolutions:
 
     def _run(self, problem: Problem, first: Array, second: Array) -> Array:
         now = settings()
-        buffers = to_nhwc(first), to_nhwc(second)
-        empty = not all((*problem.x, *problem.w, *problem.y))
-        for name in ("plain",) if empty else now.convolutions:
+        if not all((*problem.x, *problem.w, *problem.y)):
+            buffers = to_nhwc(first), to_nhwc(second)
+            return from_nhwc(self.engines["plain"].run(problem, *buffers, now))
+        images = problem.kind == WEIGHT_GRAD  # else the second are weights
+        (a, before), (b, after) = to_pixels(first), to_pixels(second, images)
+        lying = problem._replace(gaps=(before, after))
+        for name in now.convolutions:
             engine = self.engines.get(name)
             if engine is None:
                 if name in self.absent:
                     warn(self.absent.pop(name))
                 continue
-            key = (name, problem, now)
-            if key in self.refusals:
-                continue
-            try:
-                return from_nhwc(engine.run(problem, *buffers, now))
-            except Unsupported as why:
-                self.refusals[key] = str(why)
-                warn(f"{name} does not take {problem}: {why}; a slower engine does")
+            strided = engine.strided and any(lying.gaps)
+            for each in (lying, problem) if strided else (problem,):
+                key = (name, each, now)
+                if key in self.refusals:
+                    continue
+                buffers = (a, b) if each is lying else (contiguous(a), contiguous(b))
+                try:
+                    return from_nhwc(engine.run(each, *buffers, now))
+                except Unsupported as why:
+                    self.refusals[key] = str(why)
+                    slower = "a slower engine does"
+                    then = slower if each is problem else "it gets a copy"
+                    warn(f"{name} does not take {each}: {why}; {then}")
         raise RuntimeError(f"no engine takes {problem}")  # plain always does
 
 

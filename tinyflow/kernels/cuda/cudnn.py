@@ -2,8 +2,9 @@
 
 A *plan* is what cuDNN needs to run one problem: which of its kernels, compiled where
 that is needed, and how much workspace. Plans are made once for each problem, device and
-setting, and kept. Buffers are channels last and without gaps: x (N, H, W, C),
-w (K, kh, kw, C/groups), y and g (N, H', W', K).
+setting, and kept. Buffers are channels last: x (N, H, W, C), w (K, kh, kw, C/groups),
+y and g (N, H', W', K). The pixels of an x or g that is read may lie apart, as those of
+a slice of the channels of a wider buffer do; weights and results have no gaps.
 
 What cuDNN may use is said by *numerical notes* on its engines, as PyTorch does it:
 strict float32 drops every engine that uses tensor cores or rounds its inputs, tf32
@@ -62,12 +63,15 @@ class Problem(NamedTuple):
     groups: int
     dtype: str
     """Of all three arrays: float32 or bfloat16."""
+    gaps: Pair = (0, 0)
+    """Entries between two pixels of the first and of the second operand."""
 
     def __str__(self) -> str:
+        apart = f", gaps {self.gaps}" if any(self.gaps) else ""
         return (
             f"{self.kind} of x {self.x}, w {self.w}, stride {self.stride}, padding "
             f"{self.padding}, dilation {self.dilation}, groups {self.groups}, "
-            f"{self.dtype}"
+            f"{self.dtype}{apart}"
         )
 
 
@@ -149,6 +153,7 @@ class Cudnn:
     """
 
     name = "cudnn"
+    strided = True
 
     def __init__(self, module: Any, device: Device) -> None:
         self.module, self.device = module, device
@@ -257,9 +262,9 @@ class Cudnn:
             compute_data_type=types.FLOAT,
         )
 
-        def tensor(name: str, shape: Shape) -> Any:
+        def tensor(name: str, shape: Shape, gap: int = 0) -> Any:
             return graph.tensor(
-                name=name, dim=list(shape), stride=_strides(shape), data_type=io
+                name=name, dim=list(shape), stride=_strides(shape, gap), data_type=io
             )
 
         top, bottom, left, right = problem.padding
@@ -269,14 +274,15 @@ class Cudnn:
             "stride": list(problem.stride),
             "dilation": list(problem.dilation),
         }
+        before, after = problem.gaps
         if problem.kind == FORWARD:
-            a, b = tensor("x", problem.x), tensor("w", problem.w)
+            a, b = tensor("x", problem.x, before), tensor("w", problem.w)
             result = graph.conv_fprop(image=a, weight=b, **options)
         elif problem.kind == INPUT_GRAD:
-            a, b = tensor("g", problem.y), tensor("w", problem.w)
+            a, b = tensor("g", problem.y, before), tensor("w", problem.w)
             result = graph.conv_dgrad(loss=a, filter=b, **options)
         else:
-            a, b = tensor("x", problem.x), tensor("g", problem.y)
+            a, b = tensor("x", problem.x, before), tensor("g", problem.y, after)
             result = graph.conv_wgrad(image=a, loss=b, **options)
         shape = _result_shape(problem)
         # Left alone, the result would be laid out channels first.
@@ -334,7 +340,11 @@ def _result_shape(problem: Problem) -> Shape:
     ]
 
 
-def _strides(shape: Shape) -> list[int]:
-    """Of the logical axes, in entries, for a buffer that is channels last."""
+def _strides(shape: Shape, gap: int = 0) -> list[int]:
+    """Of the logical axes, in entries, for a buffer that is channels last.
+
+    `gap` entries lie between two pixels.
+    """
     _, c, h, w = shape
-    return [h * w * c, 1, w * c, c]
+    pixel = c + gap
+    return [h * w * pixel, 1, w * pixel, pixel]

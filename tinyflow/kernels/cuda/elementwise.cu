@@ -55,14 +55,15 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 
 // ---- Bias ---------------------------------------------------------------------------
 
-// partial[chunk, c] = sum g' over the chunk's rows; with y (the output of a fused ReLU)
-// g' = 0 where y <= 0 and else g, written to `sent`, else g' = g. Traffic: reads g [and
-// y], writes [g'], the floor.
+// sums[c] = sum g'; with y (the output of a fused ReLU) g' = 0 where y <= 0 and else g,
+// written to `sent`, else g' = g. partial[chunk, c] is the sum of a chunk's rows; the
+// last block of a tile adds up. Traffic: reads g [and y], writes [g'], the floor.
 extern "C" __global__ void __launch_bounds__(THREADS)
     column_sums(const T* __restrict__ g, int ldg, const T* __restrict__ y, int ldy,
                 T* __restrict__ sent, int lds, int rows, int cols, int chunk,
-                float* __restrict__ partial) {
+                float* partial, unsigned* counters, float* sums) {
     __shared__ Floats buffer[THREADS];
+    __shared__ double totals[THREADS];
     const Tile t = tile(rows, cols, chunk);
     const int step = blockDim.y;
     Floats s = filled(0.f);
@@ -85,23 +86,21 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     s = sum_rows(s, buffer);
     if (threadIdx.y == 0 && t.inside)
         EACH(i) partial[(size_t)blockIdx.y * cols + t.col + i] = s.v[i];
-}
 
-// sums[c] = sum of partial[:, c].
-extern "C" __global__ void __launch_bounds__(1024)
-    column_sums_finish(const float* __restrict__ partial, int chunks, int cols,
-                       float* sums) {
-    __shared__ double buffer[32][PARTS + 1];
-    int c = blockIdx.x * 32 + threadIdx.x;
-    double s = 0;
-    for (int i = threadIdx.y; c < cols && i < chunks; i += DEEP * PARTS) {
-        float part[DEEP];
-        EACH_ROW(n) part[n] = partial[(size_t)min(i + n * PARTS, chunks - 1) * cols + c];
-        EACH_ROW(n) if (i + n * PARTS < chunks) s += part[n];
+    const int chunks = gridDim.y;
+    if (!last_of(chunks, counters + blockIdx.x)) return;
+    const Share own = share(cols);
+    double sum = 0;
+    for (int n = own.first; own.inside && n < chunks; n += MANY * own.apart) {
+        float part[MANY];
+        EACH_PART(i) {
+            const int from = min(n + i * own.apart, chunks - 1);
+            part[i] = __ldcg(partial + (size_t)from * cols + own.col);
+        }
+        EACH_PART(i) if (n + i * own.apart < chunks) sum += part[i];
     }
-    s = sum_parts(s, buffer);
-    c = blockIdx.x * 32 + threadIdx.y;
-    if (threadIdx.x == 0 && c < cols) sums[c] = (float)s;
+    sum = sum_shares(sum, own, totals);
+    if (own.first == 0 && own.inside) sums[own.col] = (float)sum;
 }
 
 // ---- The gate of squeeze-and-excitation (Hu et al. 2018) ------------------------------

@@ -5,15 +5,16 @@ from __future__ import annotations
 from tinyflow.backend import Array
 from tinyflow.kernels.cuda.module import (
     APPLY_BLOCKS,
-    PARTS,
     Dims,
     Rows,
     aligned,
+    counters,
     empty_like,
     floats,
     launch,
     new_floats,
     rows,
+    sum_tiles,
     tiles,
 )
 from tinyflow.kernels.cuda.source import Variant, widest
@@ -87,16 +88,12 @@ def bias_grad(
         raise ValueError("bias_grad: y and masked go together")
     if of.m < 1:
         raise ValueError("bias_grad: there are no rows")
-    t = tiles(of.m, of.c, of.variant.vector)
+    t = sum_tiles(of.m, of.c, of.variant.vector)
     partial, sums = new_floats(g, t.chunks, of.c), new_floats(g, of.c)
     ldg, ldy, lds = of.steps
     launch(
         *(of.variant, "column_sums", t.grid, t.block, g, ldg, y, ldy, masked, lds),
-        *(of.m, of.c, t.chunk, partial),
-    )
-    launch(
-        *(of.variant, "column_sums_finish", (-(-of.c // 32),), (32, PARTS)),
-        *(partial, t.chunks, of.c, sums),
+        *(of.m, of.c, t.chunk, partial, counters(g), sums),
     )
     return sums
 

@@ -20,6 +20,7 @@ from tinyflow.kernels.cuda.conv import Convolutions
 from tinyflow.kernels.cuda.cudnn import Cudnn, Device
 from tinyflow.kernels.cuda.layout import (
     contiguous,
+    empty_alike,
     from_nhwc,
     from_rows,
     same_memory,
@@ -72,16 +73,30 @@ class CudaEngine(Maps):
         return stored
 
     def weight(self, w: Array, x: Array) -> Array:
-        """A float32 parameter as bfloat16 where the values are."""
-        return w if w.dtype == x.dtype else self.aside.also(w, w.astype(x.dtype))
+        """A float32 parameter as bfloat16 where the values are.
+
+        What a captured step reads is a copy that the optimiser's kernel writes.
+        """
+        if w.dtype == x.dtype:
+            return w
+        recording = self.updates.recording
+        kept = None if recording is None else recording.copies.copy(w, x)
+        return self.aside.also(w, w.astype(x.dtype) if kept is None else kept)
 
     def add(self, a: Array, b: Array, out: Array | None = None) -> Array:
-        """The sum a + b, on the buffers."""
+        """The sum a + b, on the buffers; a new one lies as a does.
+
+        So the gradients of all maps of a dense block are slices of equally wide pixels,
+        and its convolutions need one plan, not one for each map.
+        """
         self.aside.touched(a, b)
+        self.updates.settle(a, b)
         if not takes(a, b) or a.shape != b.shape or a.ndim not in (2, 4):
             return super().add(a, b, out)
         if out is None:
-            return from_rows(launch.add(to_rows(a), to_rows(b)), a.shape)
+            rows = to_rows(a)
+            new = launch.add(rows, to_rows(b), out=empty_alike(rows))
+            return from_rows(new, a.shape)
         rows = to_rows(out)
         if not same_memory(rows, out):  # its rows are a copy: no kernel can write them
             return super().add(a, b, out)
@@ -146,12 +161,20 @@ class CudaEngine(Maps):
         """The weight's first: in a captured step the input's need not wait for it."""
         dw = None
         if need[1]:
-            work = partial(self.conv2d_weight_grad, g, x, w.shape, how)
+            work = partial(self._weight_grad, g, x, w, how)
             dw = self.aside.run(w, work, g, x)
         return [
             self.conv2d_input_grad(g, w, x.shape, how) if need[0] else None,
             dw,
         ]
+
+    def _weight_grad(self, g: Array, x: Array, w: Array, how: How) -> Array:
+        """A captured step widens those of bfloat16 together, later."""
+        if not (takes(g, x) and g.dtype.name == "bfloat16"):
+            return self.conv2d_weight_grad(g, x, w.shape, how)
+        dw = self.convolutions.weight_grad(g, x, w.shape, how)
+        full = self.updates.later(dw, w)
+        return _master(dw) if full is None else full
 
     def linear(self, x: Array, w: Array) -> Array:
         """A 1x1 convolution of images of one pixel."""
@@ -247,11 +270,14 @@ class CudaEngine(Maps):
         """Compile what only a captured step uses: not while it is being captured."""
         xp = array_module(like)
         launch.advance(xp.zeros(1, np.uint32))
-        self.updates.norm([xp.zeros(1, np.float32)], None)
+        norm = self.updates.norm([xp.zeros(1, np.float32)], None)
+        launch.outcome(norm[:1], xp.zeros(1, np.int32), norm)
         one = xp.zeros((1, 1), like.dtype)
         product(one, one)
         with self.device.aside():
             self.convolutions.prepare()
+        if one.dtype != np.float32:
+            launch.widen(launch.tensor_table([one], [one.astype(np.float32)]))
 
     def sgd(self, entries: list[Entry], options: Sequence[Options]) -> None:
         """All parameters in one launch; see :class:`Updates`."""

@@ -12,7 +12,7 @@ The permutation is (0, 2, 3, 1), its inverse (0, 3, 1, 2).
 from __future__ import annotations
 
 from tinyflow.backend import Array, array_module
-from tinyflow.kernels.cuda.module import address
+from tinyflow.kernels.cuda.module import address, aligned, step
 
 
 def to_nhwc(x: Array) -> Array:
@@ -68,6 +68,30 @@ def to_image(x: Array) -> Array:
     """(N, H, W, C), adjacent channels and evenly spaced pixels; a view if it can be."""
     n, c, h, w = x.shape
     return to_rows(x).reshape(n, h, w, c)
+
+
+def to_pixels(x: Array, gaps: bool = True) -> tuple[Array, int]:
+    """(N, H, W, C) as cuDNN reads it, and how many foreign entries follow each pixel.
+
+    A view if x is stored channels last, or with `gaps` is a slice of the channels of
+    such an array: then the rest of the wider pixel lies between two of x. Else a copy;
+    so too if x, or with a gap any of its pixels, begins at no multiple of 16 bytes.
+    """
+    n, c, h, w = x.shape
+    rows = to_rows(x)
+    wide = step("to_pixels", rows)
+    fits = wide == c or (gaps and wide * x.itemsize % 16 == 0)
+    if not (fits and aligned(rows)):
+        rows, wide = rows.copy(), c
+    return rows.reshape(n, h, w, c), wide - c
+
+
+def empty_alike(rows: Array) -> Array:
+    """A new matrix of that shape and dtype whose rows are as far apart."""
+    m, c = rows.shape
+    wide = array_module(rows).empty((m, step("empty_alike", rows)), rows.dtype)
+    new: Array = wide[:, :c]
+    return new
 
 
 def stored(shape: tuple[int, ...]) -> tuple[int, ...]:

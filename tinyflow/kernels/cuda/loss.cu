@@ -28,17 +28,13 @@ __device__ __forceinline__ bool beats(float x, int at, float y, int other) {
     return (xn || x == y) ? at < other : x > y;
 }
 
-// Per row: the loss -(1 - eps) ln p[t] - eps mean ln p, whether the first maximum is the
-// target, and (maximum, ln sum exp(x - maximum)) for the gradient. NaN for a label out of
-// range.
-extern "C" __global__ void __launch_bounds__(32 * WARPS)
-    cross_entropy(const T* __restrict__ x, const void* labels, int wide, int rows,
-                  int classes, float eps, float* losses, int* hits, float* maxima,
-                  float* log_sums) {
-    const int row = blockIdx.x * WARPS + threadIdx.y, lane = threadIdx.x;
-    if (row >= rows) return;  // whole warps
-    const T* at = x + (size_t)row * classes;
-
+// Of a row, by its warp: the loss -(1 - eps) ln p[t] - eps mean ln p, whether the first
+// maximum is the target, and (maximum, ln sum exp(x - maximum)) for the gradient. NaN for
+// a label out of range.
+__device__ __forceinline__ void row_loss(const T* at, const void* labels, int wide,
+                                         int row, int classes, float eps, float* losses,
+                                         int* hits, float* maxima, float* log_sums) {
+    const int lane = threadIdx.x;
     float top = -INFINITE;
     int where = classes;  // no place: loses against every one
     for (int k = lane; k < classes; k += 32) {
@@ -70,19 +66,28 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS)
     log_sums[row] = log_sum;
 }
 
-// loss = weight * sum of losses, correct = sum of hits. One block, a fixed order.
-extern "C" __global__ void __launch_bounds__(THREADS)
-    cross_entropy_finish(const float* losses, const int* hits, int rows, float weight,
-                         float* loss, int* correct) {
-    __shared__ double buffer[THREADS];
+// Every row, a warp each; then, by the last block and in a fixed order, loss = weight *
+// sum of losses and correct = sum of hits.
+extern "C" __global__ void __launch_bounds__(32 * WARPS)
+    cross_entropy(const T* __restrict__ x, const void* labels, int wide, int rows,
+                  int classes, float eps, float* losses, int* hits, float* maxima,
+                  float* log_sums, unsigned* counter, float weight, float* loss,
+                  int* correct) {
+    __shared__ double buffer[32 * WARPS];
+    const int row = blockIdx.x * WARPS + threadIdx.y;
+    if (row < rows)  // whole warps
+        row_loss(x + (size_t)row * classes, labels, wide, row, classes, eps, losses, hits,
+                 maxima, log_sums);
+
+    if (!last_of(gridDim.x, counter)) return;
     double sum = 0, count = 0;
-    for (int i = threadIdx.x; i < rows; i += THREADS) {
-        sum += losses[i];
-        count += hits[i];
+    for (int i = threadIdx.y * 32 + threadIdx.x; i < rows; i += 32 * WARPS) {
+        sum += __ldcg(losses + i);
+        count += __ldcg(hits + i);
     }
     sum = sum_block(sum, buffer);
     count = sum_block(count, buffer);
-    if (threadIdx.x == 0) {
+    if (threadIdx.x == 0 && threadIdx.y == 0) {
         *loss = (float)(sum * weight);
         *correct = (int)count;
     }

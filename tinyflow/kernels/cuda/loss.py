@@ -8,7 +8,7 @@ import numpy as np
 
 from tinyflow.backend import Array, array_module
 from tinyflow.kernels.cuda.module import (
-    THREADS,
+    counters,
     dtype_of,
     empty_like,
     launch,
@@ -45,23 +45,11 @@ def cross_entropy(
     xp = array_module(x)
     losses, maxima, log_sums = (new_floats(x, n) for _ in range(3))
     hits, loss, correct = xp.empty(n, np.int32), new_floats(x), xp.empty((), np.int32)
-    variant, wide = _variant(x), int(labels.dtype.itemsize == 8)
-    if n:
-        launch(
-            *(
-                variant,
-                "cross_entropy",
-                (-(-n // WARPS),),
-                (32, WARPS),
-                x,
-                labels,
-                wide,
-            ),
-            *(n, k, float(label_smoothing), losses, hits, maxima, log_sums),
-        )
+    blocks = max(1, -(-n // WARPS))  # of no rows too the loss is written
     launch(
-        *(variant, "cross_entropy_finish", (1,), (THREADS,), losses, hits, n),
-        *(_weight(n, reduction), loss, correct),
+        *(_variant(x), "cross_entropy", (blocks,), (32, WARPS), x, labels),
+        *(int(labels.dtype.itemsize == 8), n, k, float(label_smoothing), losses, hits),
+        *(maxima, log_sums, counters(x), _weight(n, reduction), loss, correct),
     )
     return CrossEntropy(loss, correct, losses, maxima, log_sums)
 

@@ -3,6 +3,15 @@
 An activation array is passed in the shape of memory: rows (M, C), or images
 (N, H, W, C). float32 is ``float32``; bfloat16 is the dtype of that name or, where there
 is none, its bits in a ``uint16`` array. Nothing here waits for the device.
+
+Sums over many blocks are finished by the last block of a launch. Which one that is, is
+not known before, but what it does is: it adds up what the blocks left in memory, by
+their index. To know that it is the last it counts with an atomic in :func:`counters`,
+which are 0 between launches, since who counts to the end starts again from 0. Two
+launches that run at the same time must not count in the same place. On one stream
+launches follow each other, also where it is captured, and a graph is launched on the
+stream it was captured on; another stream that takes part starts from that one and joins
+it again, eagerly or captured. So a stream with counters of its own is enough.
 """
 
 from __future__ import annotations
@@ -14,6 +23,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 import numpy as np
 
 from tinyflow.backend import Array, _cupy, array_module
+from tinyflow.kernels.cuda.device import Gpu
 from tinyflow.kernels.cuda.source import Variant, text, widest
 
 Dims: TypeAlias = tuple[int, ...]
@@ -27,12 +37,13 @@ THREADS = 256
 DEEP = 4
 """Rows a thread asks for at a time; DEEP in common.cuh."""
 
-PARTS = 32
-"""Threads that add up one channel's partial sums; PARTS in common.cuh."""
-
 BLOCKS = 512
 """Blocks a reduction is spread over, at most: a few for each multiprocessor of a large
 GPU. It does not depend on the GPU, so the order of the sums does not either."""
+
+
+COLUMNS = 32
+"""Columns of a tile that are added up, at most: a line of the cache, of float32."""
 
 
 class Module(Protocol):
@@ -182,17 +193,34 @@ class Tiles(NamedTuple):
         return self.grid[1]
 
 
-def tiles(m: int, c: int, vector: int, blocks: int = BLOCKS) -> Tiles:
+def tiles(m: int, c: int, vector: int, blocks: int = BLOCKS, deep: int = DEEP) -> Tiles:
     """Tiles of an (m, c) matrix for about `blocks` blocks, at least a few rows each.
 
     Up to 64 threads lie along a row, evenly spread: 48 vectors make one tile of 48, not
-    two of 32. A thread takes whole groups of DEEP rows where there are enough.
+    two of 32. A thread takes whole groups of `deep` rows where there are enough: as
+    many as it asks for at a time.
     """
+    return _tiles(m, c, vector, blocks, deep, 64, m)
+
+
+def sum_tiles(m: int, c: int, vector: int) -> Tiles:
+    """Tiles of an (m, c) matrix whose columns are added up.
+
+    They are narrow, at most COLUMNS wide: the less the last block of each has to do,
+    alone. All of its threads take part, however few the rows are.
+    """
+    return _tiles(m, c, vector, BLOCKS, DEEP, COLUMNS // vector, THREADS)
+
+
+def _tiles(
+    m: int, c: int, vector: int, blocks: int, deep: int, wide: int, high: int
+) -> Tiles:
+    """Tiles of at most `wide` by `high` threads."""
     across = -(-c // vector)
-    width = -(-across // 64)
+    width = -(-across // wide)
     x = -(-across // width)
-    y = max(1, min(THREADS // x, m))
-    unit = y * DEEP
+    y = max(1, min(THREADS // x, high))
+    unit = y * deep
     chunk = unit * max(1, -(-m * width // (unit * blocks)))
     chunk = max(chunk, -(-m // 65535))
     return Tiles((width, -(-m // chunk)), (x, y), chunk)
@@ -200,6 +228,25 @@ def tiles(m: int, c: int, vector: int, blocks: int = BLOCKS) -> Tiles:
 
 APPLY_BLOCKS = 16 * BLOCKS
 """Blocks of a pass that adds nothing up across them."""
+
+
+def counters(like: Array) -> Array:
+    """Zeros to count finished blocks in, uint32 (BLOCKS,), of the current stream.
+
+    A launch of several chunks has fewer tiles of columns than that: one counter each.
+    """
+    if isinstance(like, np.ndarray):
+        return _counters.setdefault((-1, 0), np.zeros(BLOCKS, np.uint32))
+    gpu = Gpu()
+    key = gpu.number(), gpu.stream()
+    if key not in _counters:
+        with gpu.outside():  # set to 0 once, not by each replay of what is captured
+            _counters[key] = array_module(like).zeros(BLOCKS, np.uint32)
+    return _counters[key]
+
+
+_counters: dict[tuple[int, int], Array] = {}
+"""By device and stream; never freed, for a graph may count in them."""
 
 
 def empty_like(x: Array, out: Array | None = None) -> Array:

@@ -4,14 +4,40 @@
 // reads x (and the residual) and writes y: 3 (4), the floor unless x fits into the cache.
 #include "common.cuh"
 
-// Per chunk of rows and channel: a pivot k, sum (x - k) and sum (x - k)^2.
-// k is the mean of rows from all over the chunk, so the sums are of the size of the
-// spread, whatever the mean and a few far values are. partial is (3, chunks, cols).
+// inv_std = 1 / sqrt(var + eps), scale = gamma inv_std, shift = beta - mean scale, and
+// running <- (1 - momentum) running + momentum statistic, the variance with 1/(M - 1).
+// gamma, beta and the running statistics may be null.
+__device__ __forceinline__ void affine(int c, double mean, double var, double rows,
+                                       float eps, const float* gamma, const float* beta,
+                                       float momentum, float* running_mean,
+                                       float* running_var, float* inv_std, float* scale,
+                                       float* shift) {
+    const double inverse = 1 / sqrt(var + eps);
+    const double gain = (gamma ? gamma[c] : 1.f) * inverse;
+    inv_std[c] = (float)inverse;
+    scale[c] = (float)gain;
+    shift[c] = (float)((beta ? beta[c] : 0.f) - mean * gain);
+    if (running_mean)
+        running_mean[c] = (1 - momentum) * running_mean[c] + momentum * (float)mean;
+    if (running_var)
+        running_var[c] = (1 - momentum) * running_var[c] +
+                         momentum * (float)(var * (rows / (rows - 1)));
+}
+
+// Mean and biased variance of each channel, and what follows from them. Per chunk of
+// rows and channel: a pivot k, sum (x - k) and sum (x - k)^2. k is the mean of rows from
+// all over the chunk, so the sums are of the size of the spread, whatever the mean and a
+// few far values are. partial is (3, chunks, cols); the last block of a tile adds up,
+// shifted to the pivot of the first chunk. rows > 1 if there are running statistics.
 // Traffic: reads x once, the floor; the second look at those rows hits the cache.
 extern "C" __global__ void __launch_bounds__(THREADS)
     bn_statistics(const T* __restrict__ x, int ld, int rows, int cols, int chunk,
-                  float* __restrict__ partial) {
+                  float* partial, unsigned* counters, float eps, const float* gamma,
+                  const float* beta, float momentum, float* running_mean,
+                  float* running_var, float* mean_out, float* var_out, float* inv_std,
+                  float* scale, float* shift) {
     __shared__ Floats buffer[THREADS];
+    __shared__ double totals[THREADS];
     const Tile t = tile(rows, cols, chunk);
     const int first = blockIdx.y * chunk;
     const int count = min(first + chunk, rows) - first;
@@ -49,8 +75,9 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     }
     s = sum_rows(s, buffer);
     q = sum_rows(q, buffer);
+    const int chunks = gridDim.y;
+    const size_t part = (size_t)chunks * cols;
     if (threadIdx.y == 0 && t.inside) {
-        const size_t part = (size_t)gridDim.y * cols;
         float* at = partial + (size_t)blockIdx.y * cols + t.col;
         EACH(i) {
             at[i] = k.v[i];
@@ -58,64 +85,34 @@ extern "C" __global__ void __launch_bounds__(THREADS)
             at[2 * part + i] = q.v[i];
         }
     }
-}
 
-// inv_std = 1 / sqrt(var + eps), scale = gamma inv_std, shift = beta - mean scale, and
-// running <- (1 - momentum) running + momentum statistic, the variance with 1/(M - 1).
-// gamma, beta and the running statistics may be null.
-__device__ __forceinline__ void affine(int c, double mean, double var, double rows,
-                                       float eps, const float* gamma, const float* beta,
-                                       float momentum, float* running_mean,
-                                       float* running_var, float* inv_std, float* scale,
-                                       float* shift) {
-    const double inverse = 1 / sqrt(var + eps);
-    const double gain = (gamma ? gamma[c] : 1.f) * inverse;
-    inv_std[c] = (float)inverse;
-    scale[c] = (float)gain;
-    shift[c] = (float)((beta ? beta[c] : 0.f) - mean * gain);
-    if (running_mean)
-        running_mean[c] = (1 - momentum) * running_mean[c] + momentum * (float)mean;
-    if (running_var)
-        running_var[c] = (1 - momentum) * running_var[c] +
-                         momentum * (float)(var * (rows / (rows - 1)));
-}
-
-// Adds up bn_statistics' partial sums, in double: they are few. A block takes 32
-// channels, PARTS threads each; the sums are shifted to the pivot of the first chunk.
-// var is the biased variance. rows > 1 if there are running statistics.
-extern "C" __global__ void __launch_bounds__(1024)
-    bn_statistics_finish(const float* __restrict__ partial, int chunks, int chunk,
-                         int rows, int cols, float eps, const float* gamma,
-                         const float* beta, float momentum, float* running_mean,
-                         float* running_var, float* mean_out, float* var_out,
-                         float* inv_std, float* scale, float* shift) {
-    __shared__ double buffer[32][PARTS + 1];
-    int c = blockIdx.x * 32 + threadIdx.x;
-    const size_t part = (size_t)chunks * cols;
-    double s = 0, q = 0;
-    for (int i = threadIdx.y; c < cols && i < chunks; i += DEEP * PARTS) {
-        float k[DEEP], si[DEEP], qi[DEEP];
-        EACH_ROW(n) {
-            const float* at = partial + (size_t)min(i + n * PARTS, chunks - 1) * cols + c;
-            k[n] = at[0], si[n] = at[part], qi[n] = at[2 * part];
+    if (!last_of(chunks, counters + blockIdx.x)) return;
+    const Share a = share(cols);
+    const double pivot = a.inside ? __ldcg(partial + a.col) : 0.;
+    double sum = 0, squares = 0;
+    for (int n = a.first; a.inside && n < chunks; n += MANY * a.apart) {
+        float ks[MANY], ss[MANY], qs[MANY];
+        EACH_PART(i) {
+            const int from = min(n + i * a.apart, chunks - 1);
+            const float* at = partial + (size_t)from * cols + a.col;
+            ks[i] = __ldcg(at), ss[i] = __ldcg(at + part), qs[i] = __ldcg(at + 2 * part);
         }
-        EACH_ROW(n) if (i + n * PARTS < chunks) {
-            const double count = min(chunk, rows - (i + n * PARTS) * chunk);
-            const double d = (double)k[n] - partial[c];
-            s += si[n] + count * d;
-            q += qi[n] + d * (2. * si[n] + count * d);
+        EACH_PART(i) if (n + i * a.apart < chunks) {
+            const double m = min(chunk, rows - (n + i * a.apart) * chunk);
+            const double d = ks[i] - pivot;
+            sum += ss[i] + m * d;
+            squares += qs[i] + d * (2. * ss[i] + m * d);
         }
     }
-    s = sum_parts(s, buffer);
-    q = sum_parts(q, buffer);
-    c = blockIdx.x * 32 + threadIdx.y;
-    if (threadIdx.x || c >= cols) return;
-    s /= rows;
-    const double mean = partial[c] + s, spread = q / rows - s * s;
+    sum = sum_shares(sum, a, totals);
+    squares = sum_shares(squares, a, totals);
+    if (a.first || !a.inside) return;
+    sum /= rows;
+    const double mean = pivot + sum, spread = squares / rows - sum * sum;
     const double var = spread < 0 ? 0 : spread;  // a NaN stays
-    mean_out[c] = (float)mean;
-    var_out[c] = (float)var;
-    affine(c, mean, var, rows, eps, gamma, beta, momentum, running_mean, running_var,
+    mean_out[a.col] = (float)mean;
+    var_out[a.col] = (float)var;
+    affine(a.col, mean, var, rows, eps, gamma, beta, momentum, running_mean, running_var,
            inv_std, scale, shift);
 }
 

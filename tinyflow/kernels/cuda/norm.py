@@ -7,12 +7,13 @@ from typing import NamedTuple
 from tinyflow.backend import Array
 from tinyflow.kernels.cuda.module import (
     APPLY_BLOCKS,
-    PARTS,
+    counters,
     empty_like,
     floats,
     launch,
     new_floats,
     rows,
+    sum_tiles,
     tiles,
 )
 from tinyflow.kernels.cuda.source import Variant
@@ -48,27 +49,28 @@ def batch_norm_statistics(
     momentum: float = 0.0,
     running_mean: Array | None = None,
     running_var: Array | None = None,
+    mean: Array | None = None,
+    var: Array | None = None,
 ) -> Statistics:
     """Mean and variance of each column of x (M, C), and what follows from them.
 
-    Running statistics are updated in place: r ← (1 - momentum) r + momentum · batch
-    statistic, the variance with 1/(M - 1).
+    Mean and variance are written to `mean` and `var` if given. Running statistics are
+    updated in place: r ← (1 - momentum) r + momentum · batch statistic, the variance
+    with 1/(M - 1).
     """
     of = rows("norm", "batch_norm_statistics", x)
-    floats("batch_norm_statistics", of.c, weight, bias, running_mean, running_var)
+    known = (weight, bias, running_mean, running_var, mean, var)
+    floats("batch_norm_statistics", of.c, *known)
     if of.m < 1 or (of.m < 2 and running_var is not None):
         raise ValueError(f"batch_norm_statistics: {of.m} rows are too few")
-    t = tiles(of.m, of.c, of.variant.vector)
+    t = sum_tiles(of.m, of.c, of.variant.vector)
     partial = new_floats(x, 3, t.chunks, of.c)
+    found = (mean, var, None, None, None)
+    out = Statistics(*(new_floats(x, of.c) if a is None else a for a in found))
     launch(
         *(of.variant, "bn_statistics", t.grid, t.block),
-        *(x, *of.steps, of.m, of.c, t.chunk, partial),
-    )
-    out = Statistics(*(new_floats(x, of.c) for _ in Statistics._fields))
-    launch(
-        *(of.variant, "bn_statistics_finish", (-(-of.c // 32),), (32, PARTS)),
-        *(partial, t.chunks, t.chunk, of.m, of.c, float(eps), weight, bias),
-        *(float(momentum), running_mean, running_var, *out),
+        *(x, *of.steps, of.m, of.c, t.chunk, partial, counters(x), float(eps)),
+        *(weight, bias, float(momentum), running_mean, running_var, *out),
     )
     return out
 
@@ -154,17 +156,14 @@ def batch_norm_gradients(
     mask = _mask(name, y, relu, masked)
     if of.m < 1:
         raise ValueError(f"{name}: there are no rows")
-    t = tiles(of.m, of.c, of.variant.vector)
+    t = sum_tiles(of.m, of.c, of.variant.vector)
     partial = new_floats(x, 2, t.chunks, of.c)
+    out = Gradients(*(new_floats(x, of.c) for _ in Gradients._fields))
     ldg, ldx, ldy, lds = of.steps
     launch(
         *(of.variant, "bn_gradient_sums", t.grid, t.block, g, ldg, x, ldx, y, ldy),
         *(mean, scale, shift, masked, lds, of.m, of.c, t.chunk, mask, partial),
-    )
-    out = Gradients(*(new_floats(x, of.c) for _ in Gradients._fields))
-    launch(
-        *(of.variant, "bn_gradient_finish", (-(-of.c // 32),), (32, PARTS)),
-        *(partial, t.chunks, of.m, of.c, mean, inv_std, scale, int(batch), *out),
+        *(counters(x), inv_std, int(batch), *out),
     )
     return out
 

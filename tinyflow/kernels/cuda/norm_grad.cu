@@ -67,16 +67,21 @@ __device__ __forceinline__ void add_up(const T* __restrict__ g, int ldg,
     }
 }
 
-// Per chunk and channel: sum g' and sum g' (x - mean), with g' = g where the ReLU let
-// pass and 0 elsewhere. With FROM_Y, g' is written to `sent` unless that is null: it is
-// the residual's gradient. partial is (2, chunks, cols). Traffic: reads g, x [and y],
-// writes [g'], the floor.
+// dgamma = inv_std sum g' (x - mean), dbeta = sum g', and for dx = scale g' + b x + c
+//   b = -scale inv_std dgamma / M,   c = -b mean - scale dbeta / M;
+// both 0 if the statistics were constants (batch = 0). g' = g where the ReLU let pass
+// and 0 elsewhere. With FROM_Y, g' is written to `sent` unless that is null: it is the
+// residual's gradient. Per chunk and channel both sums are left in partial, (2, chunks,
+// cols); the last block of a tile adds up. Traffic: reads g, x [and y], writes [g'], the
+// floor.
 extern "C" __global__ void __launch_bounds__(THREADS)
     bn_gradient_sums(const T* g, int ldg, const T* x, int ldx, const T* y, int ldy,
                      const float* mean, const float* scale, const float* shift, T* sent,
-                     int lds, int rows, int cols, int chunk, int mask,
-                     float* __restrict__ partial) {
+                     int lds, int rows, int cols, int chunk, int mask, float* partial,
+                     unsigned* counters, const float* inv_std, int batch, float* dgamma,
+                     float* dbeta, float* b_out, float* c_out) {
     __shared__ Floats buffer[THREADS];
+    __shared__ double totals[THREADS];
     const Tile t = tile(rows, cols, chunk);
     Floats s = filled(0.f), q = filled(0.f), m = s, a = s, b = s;
     if (t.inside) {
@@ -94,46 +99,41 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     }
     s = sum_rows(s, buffer);
     q = sum_rows(q, buffer);
+    const int chunks = gridDim.y;
+    const size_t part = (size_t)chunks * cols;
     if (threadIdx.y == 0 && t.inside) {
         float* at = partial + (size_t)blockIdx.y * cols + t.col;
         EACH(i) {
             at[i] = s.v[i];
-            at[(size_t)gridDim.y * cols + i] = q.v[i];
+            at[part + i] = q.v[i];
         }
     }
-}
 
-// dgamma = inv_std sum g' (x - mean), dbeta = sum g', and for dx = scale g' + b x + c
-//   b = -scale inv_std dgamma / M,   c = -b mean - scale dbeta / M;
-// both 0 if the statistics were constants (batch = 0).
-extern "C" __global__ void __launch_bounds__(1024)
-    bn_gradient_finish(const float* __restrict__ partial, int chunks, int rows, int cols,
-                       const float* mean, const float* inv_std, const float* scale,
-                       int batch, float* dgamma, float* dbeta, float* b, float* c) {
-    __shared__ double buffer[32][PARTS + 1];
-    int k = blockIdx.x * 32 + threadIdx.x;
-    double s = 0, q = 0;
-    for (int i = threadIdx.y; k < cols && i < chunks; i += DEEP * PARTS) {
-        float si[DEEP], qi[DEEP];
-        EACH_ROW(n) {
-            const float* at = partial + (size_t)min(i + n * PARTS, chunks - 1) * cols + k;
-            si[n] = at[0], qi[n] = at[(size_t)chunks * cols];
+    if (!last_of(chunks, counters + blockIdx.x)) return;
+    const Share own = share(cols);
+    double bias = 0, gain = 0;
+    for (int n = own.first; own.inside && n < chunks; n += MANY * own.apart) {
+        float ss[MANY], qs[MANY];
+        EACH_PART(i) {
+            const int from = min(n + i * own.apart, chunks - 1);
+            const float* at = partial + (size_t)from * cols + own.col;
+            ss[i] = __ldcg(at), qs[i] = __ldcg(at + part);
         }
-        EACH_ROW(n) if (i + n * PARTS < chunks) {
-            s += si[n];
-            q += qi[n];
+        EACH_PART(i) if (n + i * own.apart < chunks) {
+            bias += ss[i];
+            gain += qs[i];
         }
     }
-    s = sum_parts(s, buffer);
-    q = sum_parts(q, buffer);
-    k = blockIdx.x * 32 + threadIdx.y;
-    if (threadIdx.x || k >= cols) return;
-    q *= inv_std[k];
-    dbeta[k] = (float)s;
-    dgamma[k] = (float)q;
-    const double slope = batch ? -(double)scale[k] * inv_std[k] * q / rows : 0;
-    b[k] = (float)slope;
-    c[k] = batch ? (float)(-slope * mean[k] - scale[k] * s / rows) : 0.f;
+    bias = sum_shares(bias, own, totals);
+    gain = sum_shares(gain, own, totals);
+    if (own.first || !own.inside) return;
+    const int k = own.col;
+    gain *= inv_std[k];
+    dbeta[k] = (float)bias;
+    dgamma[k] = (float)gain;
+    const double slope = batch ? -(double)scale[k] * inv_std[k] * gain / rows : 0;
+    b_out[k] = (float)slope;
+    c_out[k] = batch ? (float)(-slope * mean[k] - scale[k] * bias / rows) : 0.f;
 }
 
 template <int MASK>

@@ -6,7 +6,8 @@
 // device, so a captured graph can be replayed with another learning rate:
 //   steps     how many steps have been taken, counted by advance_*
 //   rates     what advance_* made of the step and the learning rate
-//   clip      a factor for all gradients (from squares_finish), or null
+//   clip      a factor for all gradients (from squares), or null; where it is no number
+//             (from outcome) nothing is changed
 // Nothing is added up across threads but the norm, in a fixed order.
 #include "common.cuh"
 
@@ -77,6 +78,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     unsigned short* copy = slot<unsigned short>(addresses, tensors, 2, part.tensor);
     float* bs = momentum ? slot<float>(addresses, tensors, 3, part.tensor) : nullptr;
     const float lr = rates[0], gain = rates[1], shrink = clip ? *clip : 1.f;
+    if (shrink != shrink) return;
     for (int i = part.begin + threadIdx.x; i < part.end; i += DEEP * THREADS) {
         float g[DEEP], p[DEEP], b[DEEP];
         fetch_entries(gs, i, part, g);
@@ -111,6 +113,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     float* vs = slot<float>(addresses, tensors, 4, part.tensor);
     const float rate = rates[0], root = rates[1], kept = decoupled ? rates[2] : 1.f;
     const float shrink = clip ? *clip : 1.f;
+    if (shrink != shrink) return;
     for (int i = part.begin + threadIdx.x; i < part.end; i += DEEP * THREADS) {
         float g[DEEP], p[DEEP], m[DEEP], v[DEEP];
         fetch_entries(gs, i, part, g);
@@ -131,12 +134,35 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     }
 }
 
+// ---- bfloat16 gradients of float32 parameters ------------------------------------------
+
+// The float tensors, in the parameters' place, become what the T tensors in the gradients'
+// place are. Traffic: reads those and writes these, the floor.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    widen(const long long* addresses, int tensors, const int* chunk_tensor,
+          const int* chunk_index, const int* sizes) {
+    const Piece part = piece(chunk_tensor, chunk_index, sizes);
+    const T* from = slot<T>(addresses, tensors, 0, part.tensor);
+    float* to = slot<float>(addresses, tensors, 1, part.tensor);
+    for (int i = part.begin + threadIdx.x; i < part.end; i += MANY * THREADS) {
+        float some[MANY];
+        EACH_PART(k) {
+            const int j = i + k * THREADS;
+            some[k] = j < part.end ? as_float(from[j]) : 0.f;
+        }
+        EACH_PART(k) if (i + k * THREADS < part.end) to[i + k * THREADS] = some[k];
+    }
+}
+
 // ---- The norm of all gradients --------------------------------------------------------
 
-// partial[chunk] = sum of g^2 over the chunk. Traffic: reads g once, the floor.
+// out = (norm, min(1, most / (norm + 1e-6))): the second is `clip` of the updates; 1 if
+// the norm is no number. partial[chunk] = sum of g^2 over the chunk; the last block adds
+// up. Traffic: reads g once, the floor.
 extern "C" __global__ void __launch_bounds__(THREADS)
     squares(const long long* addresses, int tensors, const int* chunk_tensor,
-            const int* chunk_index, const int* sizes, double* partial) {
+            const int* chunk_index, const int* sizes, double* partial, unsigned* counter,
+            float most, float* out) {
     __shared__ double buffer[THREADS];
     const Piece part = piece(chunk_tensor, chunk_index, sizes);
     const T* gs = slot<T>(addresses, tensors, 0, part.tensor);
@@ -146,18 +172,18 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         fetch_entries(gs, i, part, g);
         EACH_ROW(k) sum += g[k] * g[k];
     }
-    const double total = sum_block(sum, buffer);
-    if (threadIdx.x == 0) partial[blockIdx.x] = total;
-}
+    const double own = sum_block(sum, buffer);
+    if (threadIdx.x == 0) partial[blockIdx.x] = own;
 
-// out = (norm, min(1, most / (norm + 1e-6))): the second is `clip` of the updates; 1 if
-// the norm is no number. One block.
-extern "C" __global__ void __launch_bounds__(THREADS)
-    squares_finish(const double* partial, int chunks, float most, float* out) {
-    __shared__ double buffer[THREADS];
-    double sum = 0;
-    for (int i = threadIdx.x; i < chunks; i += THREADS) sum += partial[i];
-    const double norm = sqrt(sum_block(sum, buffer)), scale = most / (norm + 1e-6);
+    const int chunks = gridDim.x;
+    if (!last_of(chunks, counter)) return;
+    double total = 0;
+    for (int n = threadIdx.x; n < chunks; n += MANY * THREADS) {
+        double more[MANY];
+        EACH_PART(k) more[k] = __ldcg(partial + min(n + k * THREADS, chunks - 1));
+        EACH_PART(k) if (n + k * THREADS < chunks) total += more[k];
+    }
+    const double norm = sqrt(sum_block(total, buffer)), scale = most / (norm + 1e-6);
     if (threadIdx.x == 0) {
         out[0] = (float)norm;
         out[1] = scale < 1 ? (float)scale : 1.f;

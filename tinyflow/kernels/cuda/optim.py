@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tinyflow.backend import Array, array_module
-from tinyflow.kernels.cuda.module import THREADS, address, dtype_of, launch
+from tinyflow.kernels.cuda.module import THREADS, address, counters, dtype_of, launch
 from tinyflow.kernels.cuda.source import Variant
 
 CHUNK = 4096
@@ -160,7 +160,8 @@ def sgd_step(
 ) -> None:
     """One step of :class:`tinyflow.optim.SGD` for every tensor of the table.
 
-    `clip` is a float32 array of one entry: the factor for all gradients.
+    `clip` is a float32 array of one entry: the factor for all gradients, or NaN, which
+    leaves every tensor as it is.
     """
     _needs(table, "sgd_step", 4 if momentum else 3)
     _launch(
@@ -206,17 +207,22 @@ def _launch(table: TensorTable, name: str, *args: Any) -> None:
         )
 
 
+def widen(table: TensorTable) -> None:
+    """Each float32 "parameter" of the table becomes its bfloat16 "gradient"."""
+    _needs(table, "widen", 2)
+    _launch(table, "widen")
+
+
 def gradient_norm(table: TensorTable, max_norm: float = float("inf")) -> Array:
     """The norm √Σ g² and the factor min(1, max_norm / (norm + 10⁻⁶)), float32 (2,).
 
     The second, as a view of one entry, is `clip` of a step.
     """
     xp = array_module(table.addresses)
-    partial = xp.empty(table.chunks, np.float64)
-    out: Array = xp.empty(2, np.float32)
-    _launch(table, "squares", partial)
-    launch(
-        *(Variant("optim", table.dtype), "squares_finish", (1,), (THREADS,)),
-        *(partial, table.chunks, float(max_norm), out),
-    )
+    out: Array
+    if not table.chunks:
+        out = xp.arange(2, dtype=np.float32)  # the norm 0, the factor 1
+        return out
+    out, partial = xp.empty(2, np.float32), xp.empty(table.chunks, np.float64)
+    _launch(table, "squares", partial, counters(partial), float(max_norm), out)
     return out

@@ -25,6 +25,7 @@ class Plain:
     """
 
     name = "plain"
+    strided = False
 
     def __init__(self, device: Device) -> None:
         self.device = device

@@ -42,7 +42,7 @@ def max_pool2d(
     taps = array_module(x).empty(y.shape, np.uint8)
     of, steps = _together("max_pool2d", y, x)
     if of.m and of.c:
-        t = tiles(of.m, of.c, of.variant.vector, APPLY_BLOCKS)
+        t = tiles(of.m, of.c, of.variant.vector, APPLY_BLOCKS, 1)
         launch(
             *(of.variant, "max_pool", t.grid, t.block, x, steps[1], y, steps[0], taps),
             *(of.m, of.c, t.chunk),
@@ -69,7 +69,7 @@ def max_pool2d_input_grad(
     dx = _image(g, x_shape[1:3], out)
     of, steps = _together(name, dx, g)
     if of.m and of.c:
-        t = tiles(of.m, of.c, of.variant.vector, APPLY_BLOCKS)
+        t = tiles(of.m, of.c, of.variant.vector, APPLY_BLOCKS, 1)
         launch(
             *(of.variant, "max_pool_gradient", t.grid, t.block, g, steps[1], taps),
             *(dx, steps[0], of.m, of.c, t.chunk),
@@ -95,7 +95,7 @@ def avg_pool2d(
     y = _image(x, size, out)
     of, steps = _together("avg_pool2d", y, x)
     if of.m and of.c:
-        t = tiles(of.m, of.c, of.variant.vector, APPLY_BLOCKS)
+        t = tiles(of.m, of.c, of.variant.vector, APPLY_BLOCKS, 1)
         launch(
             *(of.variant, "avg_pool", t.grid, t.block, x, steps[1], y, steps[0]),
             *(of.m, of.c, t.chunk),
@@ -120,7 +120,7 @@ def avg_pool2d_input_grad(
     border, dx = four_sides(padding), _image(g, x_shape[1:3], out)
     of, steps = _together("avg_pool2d_input_grad", dx, g)
     if of.m and of.c:
-        t = tiles(of.m, of.c, of.variant.vector, APPLY_BLOCKS)
+        t = tiles(of.m, of.c, of.variant.vector, APPLY_BLOCKS, 1)
         launch(
             *(of.variant, "avg_pool_gradient", t.grid, t.block, g, steps[1]),
             *(dx, steps[0], of.m, of.c, t.chunk),

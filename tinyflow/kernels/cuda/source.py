@@ -28,6 +28,7 @@ UNITS = {
     "norm": True,
     "norm_grad": True,
     "optim": False,
+    "outcome": False,
     "pool": True,
     "product": False,
 }
