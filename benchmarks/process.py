@@ -60,7 +60,7 @@ class Process:
             answer = ""
         timer.cancel()
         if late.is_set():
-            return {"error": f"no answer to {line!r} within {seconds:.0f} s"}
+            return {"error": f"no answer to {line!r} within {seconds:.1f} s"}
         if not answer:
             return {"error": f"ended with exit code {self.process.wait()}"}
         found: dict[str, Any] = json.loads(answer)
