@@ -333,17 +333,6 @@ def test_gradients_that_moved(world: World) -> None:
             launch.with_gradients(table, wrong)
 
 
-def test_gradients_are_widened(world: World) -> None:
-    narrow = [
-        world.put(stored(rng(i).normal(size=s), "bfloat16"))
-        for i, s in enumerate(SIZES)
-    ]
-    wide = [world.put(np.zeros(s, np.float32)) for s in SIZES]
-    launch.widen(launch.tensor_table(narrow, wide))
-    for a, b in zip(wide, narrow, strict=True):
-        np.testing.assert_array_equal(world.get(a), number(world.get(b)))
-
-
 def test_the_norm_of_nothing_is_0(world: World) -> None:
     table = launch.tensor_table([world.put(np.zeros(0, np.float32))])
     assert world.get(launch.gradient_norm(table, 1.0)).tolist() == [0, 1]

@@ -235,8 +235,10 @@ class CapturedStep:
                 run.empty(images.shape, images),
                 array_module(labels).zeros_like(labels),
             )
-        own = [*self.model.parameters(), *self.optimizer.parameters.values()]
-        before, updates = dict(self.optimizer.steps), Recording(Copies(own))
+            own = [*self.model.parameters(), *self.optimizer.parameters.values()]
+            narrow = images.dtype if images.dtype != np.float32 else None
+            updates = Recording(Copies(own, narrow))
+        before = dict(self.optimizer.steps)
         run.updates.recording = updates
         try:
             graph, found = self.recorder.record(lambda: self._step(run, *static))

@@ -80,7 +80,7 @@ class CudaEngine(Maps):
         if w.dtype == x.dtype:
             return w
         recording = self.updates.recording
-        kept = None if recording is None else recording.copies.copy(w, x)
+        kept = None if recording is None else recording.copies.of(w)
         return self.aside.also(w, w.astype(x.dtype) if kept is None else kept)
 
     def add(self, a: Array, b: Array, out: Array | None = None) -> Array:
@@ -90,7 +90,6 @@ class CudaEngine(Maps):
         and its convolutions need one plan, not one for each map.
         """
         self.aside.touched(a, b)
-        self.updates.settle(a, b)
         if not takes(a, b) or a.shape != b.shape or a.ndim not in (2, 4):
             return super().add(a, b, out)
         if out is None:
@@ -161,20 +160,12 @@ class CudaEngine(Maps):
         """The weight's first: in a captured step the input's need not wait for it."""
         dw = None
         if need[1]:
-            work = partial(self._weight_grad, g, x, w, how)
+            work = partial(self.conv2d_weight_grad, g, x, w.shape, how)
             dw = self.aside.run(w, work, g, x)
         return [
             self.conv2d_input_grad(g, w, x.shape, how) if need[0] else None,
             dw,
         ]
-
-    def _weight_grad(self, g: Array, x: Array, w: Array, how: How) -> Array:
-        """A captured step widens those of bfloat16 together, later."""
-        if not (takes(g, x) and g.dtype.name == "bfloat16"):
-            return self.conv2d_weight_grad(g, x, w.shape, how)
-        dw = self.convolutions.weight_grad(g, x, w.shape, how)
-        full = self.updates.later(dw, w)
-        return _master(dw) if full is None else full
 
     def linear(self, x: Array, w: Array) -> Array:
         """A 1x1 convolution of images of one pixel."""
@@ -267,17 +258,15 @@ class CudaEngine(Maps):
         launch.advance(self.step(like))
 
     def prepare(self, like: Array) -> None:
-        """Compile what only a captured step uses: not while it is being captured."""
+        """Make and compile what only a captured step uses: before it is captured."""
         xp = array_module(like)
-        launch.advance(xp.zeros(1, np.uint32))
+        launch.advance(xp.zeros_like(self.step(like)))
         norm = self.updates.norm([xp.zeros(1, np.float32)], None)
         launch.outcome(norm[:1], xp.zeros(1, np.int32), norm)
         one = xp.zeros((1, 1), like.dtype)
         product(one, one)
         with self.device.aside():
             self.convolutions.prepare()
-        if one.dtype != np.float32:
-            launch.widen(launch.tensor_table([one], [one.astype(np.float32)]))
 
     def sgd(self, entries: list[Entry], options: Sequence[Options]) -> None:
         """All parameters in one launch; see :class:`Updates`."""

@@ -36,7 +36,6 @@ from tinyflow.kernels.cuda.optim import advance_sgd as advance_sgd
 from tinyflow.kernels.cuda.optim import gradient_norm as gradient_norm
 from tinyflow.kernels.cuda.optim import sgd_step as sgd_step
 from tinyflow.kernels.cuda.optim import tensor_table as tensor_table
-from tinyflow.kernels.cuda.optim import widen as widen
 from tinyflow.kernels.cuda.optim import with_gradients as with_gradients
 from tinyflow.kernels.cuda.outcome import outcome as outcome
 from tinyflow.kernels.cuda.pool import avg_pool2d as avg_pool2d

@@ -134,26 +134,6 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     }
 }
 
-// ---- bfloat16 gradients of float32 parameters ------------------------------------------
-
-// The float tensors, in the parameters' place, become what the T tensors in the gradients'
-// place are. Traffic: reads those and writes these, the floor.
-extern "C" __global__ void __launch_bounds__(THREADS)
-    widen(const long long* addresses, int tensors, const int* chunk_tensor,
-          const int* chunk_index, const int* sizes) {
-    const Piece part = piece(chunk_tensor, chunk_index, sizes);
-    const T* from = slot<T>(addresses, tensors, 0, part.tensor);
-    float* to = slot<float>(addresses, tensors, 1, part.tensor);
-    for (int i = part.begin + threadIdx.x; i < part.end; i += MANY * THREADS) {
-        float some[MANY];
-        EACH_PART(k) {
-            const int j = i + k * THREADS;
-            some[k] = j < part.end ? as_float(from[j]) : 0.f;
-        }
-        EACH_PART(k) if (i + k * THREADS < part.end) to[i + k * THREADS] = some[k];
-    }
-}
-
 // ---- The norm of all gradients --------------------------------------------------------
 
 // out = (norm, min(1, most / (norm + 1e-6))): the second is `clip` of the updates; 1 if

@@ -207,12 +207,6 @@ def _launch(table: TensorTable, name: str, *args: Any) -> None:
         )
 
 
-def widen(table: TensorTable) -> None:
-    """Each float32 "parameter" of the table becomes its bfloat16 "gradient"."""
-    _needs(table, "widen", 2)
-    _launch(table, "widen")
-
-
 def gradient_norm(table: TensorTable, max_norm: float = float("inf")) -> Array:
     """The norm √Σ g² and the factor min(1, max_norm / (norm + 10⁻⁶)), float32 (2,).
 

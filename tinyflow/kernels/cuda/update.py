@@ -15,7 +15,6 @@ import numpy as np
 from tinyflow.backend import Array, array_module
 from tinyflow.kernels.cuda import launch
 from tinyflow.kernels.cuda.cudnn import Device
-from tinyflow.kernels.cuda.module import address
 from tinyflow.kernels.cuda.weights import Copies
 from tinyflow.kernels.engine import Entry, Options
 
@@ -49,8 +48,6 @@ class Recording:
     copies: Copies = field(default_factory=Copies)
     rates: list[Rates] = field(default_factory=list)
     kept: list[Any] = field(default_factory=list)
-    narrow: list[tuple[Array, Array]] = field(default_factory=list)
-    """bfloat16 gradients, and the float32 arrays they are still to be written to."""
 
 
 class Updates:
@@ -120,35 +117,6 @@ class Updates:
         limit = float("inf") if max_norm is None else max_norm
         return launch.gradient_norm(self._table(entries), limit)
 
-    def later(self, dw: Array, w: Array) -> Array | None:
-        """Where the gradient dw of a weight will be in float32, with all others.
-
-        Only while a step is being captured, and if `w` is a parameter's copy: who reads
-        the gradient is then known, and calls :meth:`settle` first. Else None.
-        """
-        recording = self.recording
-        if recording is None or not recording.copies.has(w):
-            return None
-        full: Array = array_module(dw).empty_like(dw, dtype=np.float32)
-        recording.narrow.append((dw, full))
-        return full
-
-    def settle(self, *read: Array) -> None:
-        """Write what :meth:`later` promised, if one of `read` is among it or for none.
-
-        One launch; two sums that are read in turn, of layers used twice, take two.
-        """
-        promised = [] if self.recording is None else self.recording.narrow
-        places = {address(full) for _, full in promised}
-        if not promised or (read and not places & {address(a) for a in read}):
-            return
-        assert self.recording is not None
-        with self.device.outside():
-            table = launch.tensor_table(*map(list, zip(*promised, strict=True)))
-        launch.widen(table)
-        self.recording.kept.append(table)
-        promised.clear()
-
     def _ready(self, entries: list[Entry], steps: int, lr: float) -> Rates:
         """Device memory for a group, filled unless a step is being captured."""
         like = entries[0][0]
@@ -169,7 +137,6 @@ class Updates:
 
         Each gradient lies in memory as its parameter does, or is copied.
         """
-        self.settle()
         gradients = [_like(g, p) for p, g, *_ in entries]
         states = zip(*(state for _, _, *state in entries), strict=True)
         parameters, copies = [p for p, *_ in entries], None

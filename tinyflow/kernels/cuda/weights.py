@@ -10,7 +10,9 @@ has to count that, too: ``p.node.version += 1``.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Protocol
+from typing import Any, Protocol
+
+import numpy as np
 
 from tinyflow.backend import Array, array_module
 
@@ -36,37 +38,27 @@ class Parameter(Protocol):
 class Copies:
     """bfloat16 copies of the parameters that one captured step multiplies with.
 
+    They are made before the recording: memory that is given out during one may be
+    written to by what was recorded earlier, in each replay.
+
     Args:
         parameters: all that may be asked for, frozen ones too.
+        dtype: of the copies; None if there shall be none.
     """
 
-    def __init__(self, parameters: Iterable[Parameter] = ()) -> None:
-        self._parameters = list({id(p): p for p in parameters}.values())
+    def __init__(self, parameters: Iterable[Parameter] = (), dtype: Any = None) -> None:
+        self._parameters = list(parameters)
         self._arrays = [p.data for p in self._parameters]
-        self._known = {id(a) for a in self._arrays}
         self._copies: dict[int, tuple[Array, Array]] = {}
+        for w in self._arrays if dtype is not None else ():
+            if w.ndim > 1 and w.dtype == np.float32 and id(w) not in self._copies:
+                copy = array_module(w).empty_like(w, dtype=dtype)
+                self._copies[id(w)] = w, copy
         self._seen: list[int] | None = None
 
-    def copy(self, w: Array, like: Array) -> Array | None:
-        """The copy of `w` in the dtype of `like`; None if `w` is no parameter.
-
-        Where it is asked for the first time its contents are still to come, from
-        :meth:`refresh`.
-        """
-        if id(w) not in self._known:
-            return None
-        if id(w) not in self._copies:
-            new = array_module(w).empty_like(w, dtype=like.dtype)
-            self._copies[id(w)] = w, new
-        return self._copies[id(w)][1]
-
     def of(self, w: Array) -> Array | None:
-        """The copy of `w`, if one has been asked for."""
+        """The copy of `w`, if there is one; see :meth:`refresh`."""
         return self._copies.get(id(w), (w, None))[1]
-
-    def has(self, copy: Array) -> bool:
-        """Whether that is one of the copies."""
-        return any(copy is known for _, known in self._copies.values())
 
     def moved(self) -> bool:
         """Whether a parameter is another array than it was."""
