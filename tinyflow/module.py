@@ -25,6 +25,9 @@ Rng: TypeAlias = np.random.Generator | None
 CONTAINERS = (list, tuple, dict, deque, set, frozenset)
 """What is looked into for modules, tensors and arrays."""
 
+PLAIN = {int, float, bool, str, type(None)}
+"""What most attributes are, and holds nothing: passed over first, for speed."""
+
 
 class Module:
     """A part of a network: parameters, buffers and child modules, by attribute name.
@@ -84,7 +87,7 @@ class Module:
 
     def _spell_paths(self) -> None:
         known = set()
-        for path, module, all_held in self._walk("", set()):
+        for path, module, all_held in self._walk(""):
             module.path = path
             for name, held in all_held:
                 if isinstance(held, Tensor) and held.node not in known:
@@ -93,13 +96,17 @@ class Module:
 
     # --- looking through -------------------------------------------------------------
 
-    def _held(self) -> Iterator[tuple[str, Any]]:
-        """What the attributes hold, that of containers one by one."""
+    def _held(self) -> list[tuple[str, Any]]:
+        """What the attributes hold, that of containers one by one; nothing PLAIN."""
+        found: list[tuple[str, Any]] = []
         for name, attribute in vars(self).items():
+            if type(attribute) in PLAIN:
+                continue
             if isinstance(attribute, CONTAINERS):
-                yield from _opened(f"{type(self).__name__}.{name}", name, attribute)
+                found += _opened(f"{type(self).__name__}.{name}", name, attribute)
             else:
-                yield name, attribute
+                found.append((name, attribute))
+        return found
 
     def children(self) -> Iterator[tuple[str, Module]]:
         """(attribute name, module) of each direct child, in order of definition."""
@@ -109,19 +116,32 @@ class Module:
 
     def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
         """(path, module) of this module and everything below it, each once."""
-        for path, module, _ in self._walk(prefix, set()):
+        for path, module, _ in self._walk(prefix):
             yield path, module
 
-    def _walk(
-        self, prefix: str, known: set[int]
-    ) -> Iterator[tuple[str, Module, list[tuple[str, Any]]]]:
-        """Path, module, and what it holds, looked through once for both."""
-        known.add(id(self))
-        held = list(self._held())
-        yield prefix, self, held
-        for name, child in held:
-            if isinstance(child, Module) and id(child) not in known:
-                yield from child._walk(f"{prefix}.{name}" if prefix else name, known)
+    def _walk(self, prefix: str) -> list[tuple[str, Module, list[tuple[str, Any]]]]:
+        """Path, module, and what it holds, of all; looked through once for both."""
+        found, known = [], set()
+        ahead: list[tuple[str, Module]] = [(prefix, self)]
+        while ahead:
+            path, module = ahead.pop()
+            if id(module) in known:
+                continue
+            known.add(id(module))
+            held = module._held()
+            found.append((path, module, held))
+            ahead += [
+                (f"{path}.{name}" if path else name, child)
+                for name, child in reversed(held)
+                if isinstance(child, Module)
+            ]
+        return found
+
+    def held(self) -> Iterator[Any]:
+        """All that this module and those below hold: modules, tensors, arrays, …."""
+        for _, _, all_held in self._walk(""):
+            for _, held in all_held:
+                yield held
 
     def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
         """(path, tensor) of every trainable tensor, e.g. ``layer1.0.conv1.weight``."""
@@ -135,7 +155,7 @@ class Module:
         """What is wanted with its path, each once; no path stands for two things."""
         known: set[int] = set()
         paths: set[str] = set()
-        for path, _, all_held in self._walk("", set()):
+        for path, _, all_held in self._walk(""):
             for name, held in all_held:
                 if not wanted(held) or id(held) in known:
                     continue
@@ -268,7 +288,7 @@ def _opened(where: str, name: str, held: Any) -> Iterator[tuple[str, Any]]:
     for key, item in pairs:
         if isinstance(item, CONTAINERS):
             yield from _opened(where, f"{name}.{key}", item)
-        else:
+        elif type(item) not in PLAIN:
             yield f"{name}.{key}", item
 
 

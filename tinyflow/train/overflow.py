@@ -19,16 +19,14 @@ class Before:
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        state = dict(model.named(lambda a: is_array(a) or isinstance(a, Generator)))
-        self.buffers = {n: b for n, b in state.items() if not isinstance(b, Generator)}
-        self._floats = [b for b in self.buffers.values() if b.dtype.kind == "f"]
+        state = {id(a): a for a in model.held()}.values()
+        buffers = [b for b in state if is_array(b)]
+        self._floats = [b for b in buffers if b.dtype.kind == "f"]
         self._values = self._joined()  # one array: two calls, not two for each buffer
-        self._others = [
-            (b, b.copy()) for b in self.buffers.values() if b.dtype.kind != "f"
-        ]
+        self._others = [(b, b.copy()) for b in buffers if b.dtype.kind != "f"]
         self._generators = [
             (held, held.bit_generator.state)
-            for held in state.values()
+            for held in state
             if isinstance(held, Generator)
         ]
 
@@ -60,7 +58,7 @@ class Before:
 
     def overflowed(self) -> str:
         """A sentence about the first buffer that is not finite; "" if all are."""
-        for path, b in self.buffers.items():
+        for path, b in self.model.named_buffers():
             if bad := not_finite(b):
                 return (
                     f"{path} became NaN or infinite in {bad} of {b.size} channels: the "
