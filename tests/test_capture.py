@@ -7,14 +7,8 @@ import numpy as np
 import pytest
 
 import models
-from tests.gpu_host import (
-    HostCudnn,
-    HostGpu,
-    HostRecorder,
-    gpu_or_skip,
-    here,
-    host_engine,
-)
+from tests.cudnn_host import HostCudnn
+from tests.gpu_host import HostGpu, HostRecorder, gpu_or_skip, here, host_engine
 from tinyflow import nn, ops
 from tinyflow.kernels.cuda.aside import WINDOW, Aside
 from tinyflow.kernels.cuda.settings import configured

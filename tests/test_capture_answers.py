@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from tests.cuda_host import emulator
-from tests.gpu_host import HostCudnn, HostGpu, HostRecorder, host_engine
+from tests.cudnn_host import HostCudnn
+from tests.gpu_host import HostGpu, HostRecorder, host_engine
 from tests.test_capture import RULES, Small, batches, captured
 from tinyflow.train.capture import WARM_UP
 from tinyflow.train.step import train_step

@@ -16,14 +16,8 @@ import numpy as np
 import pytest
 
 from tests.cuda_host import emulator
-from tests.gpu_host import (
-    HostCudnn,
-    HostGpu,
-    HostRecorder,
-    gpu_or_skip,
-    here,
-    host_engine,
-)
+from tests.cudnn_host import HostCudnn
+from tests.gpu_host import HostGpu, HostRecorder, gpu_or_skip, here, host_engine
 from tests.test_capture import RULES, Small, batches
 from tests.test_train import TIMING
 from tests.test_train import place as place

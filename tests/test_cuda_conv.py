@@ -6,11 +6,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from tests.cudnn_host import HostCudnn, NotSupported
 from tests.gpu_host import (
     ENGINES,
-    HostCudnn,
     HostGpu,
-    NotSupported,
     convolving,
     draw,
     here,

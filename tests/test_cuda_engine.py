@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 import models
+from tests.cudnn_host import HostCudnn
 from tests.gpu_host import (
     ENGINES,
-    HostCudnn,
     HostGpu,
     convolving,
     draw,
