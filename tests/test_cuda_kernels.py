@@ -113,13 +113,17 @@ def rng(*seed: int) -> np.random.Generator:
 
 
 # ---- Batch normalisation -------------------------------------------------------------
-SHAPES = [(2, 1), (7, 3), (300, 20), (65, 16), (37, 136), (5, 1030)]
+SHAPES = [(2, 1), (7, 3), (300, 20), (65, 16), (37, 136), (5, 1030), (2048, 8)]
+SHAPES += [(2500, 24)]  # several blocks
 
 
+@pytest.mark.parametrize("rows", [50, 2000, 100_003])
 @pytest.mark.parametrize(("mean", "columns"), [(0, 16), (1e4, 3), (-300, 5)])
-def test_statistics_are_exact(world: World, mean: float, columns: int) -> None:
+def test_statistics_are_exact(
+    world: World, mean: float, columns: int, rows: int
+) -> None:
     """As good as float32 can say it, even where |mean| is 10⁴ standard deviations."""
-    x = (rng(1).normal(size=(100_003, columns)) + mean).astype(np.float32)
+    x = (rng(1).normal(size=(rows, columns)) + mean).astype(np.float32)
     x[0] += 50  # the pivot must not follow one outlier
     found = launch.batch_norm_statistics(world.put(x), 1e-5)
     var = x.astype(np.float64).var(axis=0)
@@ -766,7 +770,7 @@ def test_every_stream_counts_for_itself(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(module, "array_module", lambda x: library)
     monkeypatch.setattr(module, "_counters", {})
     first = module.counters(Device())
-    assert module.counters(Device()) is first and first.shape == (module.BLOCKS,)
+    assert module.counters(Device()) is first and first.shape == (module.SUM_BLOCKS,)
     stream = 2
     second = module.counters(Device())
     assert second is not first and not np.shares_memory(first, second)
@@ -776,14 +780,32 @@ def test_every_stream_counts_for_itself(monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.parametrize("which", range(2))
 def test_a_missing_barrier_is_seen(which: int) -> None:
-    """Without either of sum_rows' first two barriers some order gives nonsense."""
+    """Without either of sum_columns' barriers some order gives nonsense."""
     text = source.text("elementwise")
-    body = text.index("Floats sum_rows(")
+    body = text.index("Sums<Q, V> sum_columns(")
     places = [m.start() for m in re.finditer(r"__syncthreads\(\);", text[body:])]
     at = body + places[which]
     found = sums_in_every_order(text[:at] + text[at + len("__syncthreads();") :])
     right = sums_in_every_order(text)[0]
     assert any(not np.allclose(f, right, 1e-4) for f in found)
+
+
+def test_a_pivot_is_waited_for() -> None:
+    """Without the barrier before it, every thread adds up around one of its own."""
+    text, names = source.text("norm"), source.kernels("norm")
+    barrier = text.index("__syncthreads();", text.index("bn_statistics("))
+    hasty = text[:barrier] + text[barrier + len("__syncthreads();") :]
+    x = rng(1).normal(size=(500, 12)).astype(np.float32) + 3
+
+    def variance(text: str) -> np.ndarray:
+        def compiler(variant: Variant) -> emulator.HostModule:
+            return emulator.HostModule(text, names, *variant.options)
+
+        with on_host(), module.compiled_by(compiler):
+            return launch.batch_norm_statistics(x, 1e-5).var
+
+    np.testing.assert_allclose(variance(text), x.var(axis=0), rtol=1e-5)
+    assert not np.allclose(variance(hasty), x.var(axis=0), 1e-4)
 
 
 def planted(body: str, *args: object, block: int = 4) -> None:

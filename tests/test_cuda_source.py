@@ -57,6 +57,9 @@ def test_every_kernel_is_found_and_launched(unit: str) -> None:
     [
         ("norm", "THREADS", module.THREADS),
         ("norm", "DEEP", module.DEEP),
+        ("norm", "MANY", module.MANY),
+        ("norm", "SUM_THREADS", module.SUM_THREADS),
+        ("norm", "SUM_COLUMNS", module.SUM_COLUMNS),
         ("optim", "CHUNK", optim.CHUNK),
         ("loss", "WARPS", loss.WARPS),
         ("product", "TILE", product.TILE),
@@ -112,13 +115,16 @@ def test_a_thread_of_a_pool_takes_one_row_where_blocks_suffice() -> None:
 @pytest.mark.parametrize("c", [1, 3, 33, 64, 136, 2048, 16384, 100_000])
 @pytest.mark.parametrize("m", [1, 2, 513, 32768, 10**7])
 def test_tiles_of_sums(m: int, c: int, vector: int) -> None:
-    """Narrow, threads for every column, and a counter for every tile that needs one."""
+    """What common.cuh and the kernels take for granted."""
     t = module.sum_tiles(m, c, vector)
-    assert t.block[0] * vector <= module.COLUMNS and t.block[1] >= vector
-    assert module.THREADS - t.block[0] < t.block[0] * t.block[1] <= module.THREADS
-    assert t.grid[0] * t.block[0] * vector >= c
-    assert (t.chunks - 1) * t.chunk < m <= t.chunks * t.chunk
-    assert t.chunks == 1 or t.grid[0] < module.BLOCKS
+    (width, chunks), (x, y) = t.grid, t.block
+    assert x * vector <= module.SUM_COLUMNS and x * y <= module.SUM_THREADS
+    assert x * (16 if vector > 1 else 4) <= module.SUM_BYTES
+    assert y % 16 == 0 and t.chunk % (y * module.MANY) == 0
+    assert (width - 1) * x * vector < c <= width * x * vector
+    assert (chunks - 1) * t.chunk < m <= chunks * t.chunk
+    assert chunks == 1 or chunks * width <= module.SUM_BLOCKS + width
+    assert chunks == 1 or (width < module.SUM_BLOCKS and m > module.ALONE)
 
 
 @pytest.mark.slow

@@ -60,8 +60,7 @@ inline unsigned __float_as_uint(float f) { return bits_as<unsigned>(f); }
 inline unsigned __umulhi(unsigned a, unsigned b) {
     return static_cast<unsigned>((static_cast<uint64_t>(a) * b) >> 32);
 }
-// Blocks run one after the other and there are no caches: a fence is nothing.
-inline void __threadfence() {}
+// Blocks run one after the other and there are no caches: nothing to order.
 inline unsigned atomicInc(unsigned* at, unsigned most) {
     const unsigned before = *at;
     *at = before >= most ? 0 : before + 1;
@@ -71,6 +70,7 @@ template <class V>
 V __ldcg(const V* at) {
     return *at;
 }
+inline double rsqrt(double x) { return 1 / std::sqrt(x); }
 template <class V>
 V min(V a, V b) {
     return b < a ? b : a;

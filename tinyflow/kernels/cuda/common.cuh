@@ -14,12 +14,15 @@
 #endif
 #define INFINITE __uint_as_float(0x7f800000u)
 #define NOT_A_NUMBER __uint_as_float(0x7fffffffu)
-#define THREADS 256  // threads of a block, at most
-#define DEEP 4       // rows a thread asks for before it uses the first
-#define MANY 8       // partial sums, likewise
+#define THREADS 256      // threads of a block, at most
+#define SUM_THREADS 512  // of one that adds up columns
+#define SUM_COLUMNS 16   // columns it adds up
+#define DEEP 4           // rows a thread asks for before it uses the first
+#define MANY 8           // numbers to add up, likewise
 #define EACH(i) _Pragma("unroll") for (int i = 0; i < VEC; ++i)
-#define EACH_ROW(k) _Pragma("unroll") for (int k = 0; k < DEEP; ++k)
-#define EACH_PART(k) _Pragma("unroll") for (int k = 0; k < MANY; ++k)
+#define EACH_OF(k, n) _Pragma("unroll") for (int k = 0; k < n; ++k)
+#define EACH_ROW(k) EACH_OF(k, DEEP)
+#define EACH_PART(k) EACH_OF(k, MANY)
 
 #ifdef BF16
 typedef unsigned short T;
@@ -27,7 +30,7 @@ typedef unsigned short T;
 typedef float T;
 #endif
 
-struct Floats {
+struct alignas(4 * VEC) Floats {
     float v[VEC];
 };
 #if VEC == 1
@@ -153,6 +156,20 @@ __device__ __forceinline__ Raw fetch(const T* x, int ld, int row, const Tile& t)
     return raw;
 }
 
+// The same of N rows, `apart` from each other. Their addresses are added up, which takes
+// a quarter of the instructions that come before the first read.
+template <int N>
+__device__ __forceinline__ void fetch_rows(const T* x, int ld, int row, int apart,
+                                           const Tile& t, Raw (&raw)[N]) {
+    const T* at = x + (size_t)row * ld + t.col;
+    const size_t stride = (size_t)apart * ld;
+    EACH_OF(n, N) {
+        raw[n] = Raw();
+        if (row + n * apart < t.end) raw[n] = *reinterpret_cast<const Raw*>(at);
+        at += stride;
+    }
+}
+
 __device__ __forceinline__ void keep(T* y, int ld, int row, const Tile& t,
                                      const Floats& f) {
     if (row < t.end) store(y + (size_t)row * ld + t.col, f);
@@ -193,57 +210,100 @@ __device__ __forceinline__ double sum_block(double x, double* buffer) {
     return x;
 }
 
+// ---- Sums of columns ----------------------------------------------------------------
+
+// Q sums for every column of a tile lie in shared memory, a matrix (rows, wide) with
+// wide = Q width, width = VEC blockDim.x. A thread adds up those of column `at` in some
+// rows: it is the part-th of `parts`. blockDim.y is a multiple of 16, so of Q VEC.
+struct Place {
+    int at, part, parts, wide;
+};
+
+template <int Q>
+__device__ __forceinline__ Place place() {
+    const int x = blockDim.x, y = blockDim.y, row = threadIdx.y;
+    return Place{row % (Q * VEC) * x + (int)threadIdx.x, row / (Q * VEC), y / (Q * VEC),
+                 Q * VEC * x};
+}
+
+// The sum of the column that begins at `at`, in rows first, first + apart, ...: MANY of
+// them, all asked for at once, as far as there are so many.
+template <class V>
+__device__ __forceinline__ V add_rows(const V* at, int first, int apart, int rows,
+                                      int wide) {
+    V some[MANY], sum = 0;
+    EACH_PART(i) {
+        const int row = first + i * apart;
+        some[i] = row < rows ? at[row * wide] : 0;
+    }
+    EACH_PART(i) sum += some[i];
+    return sum;
+}
+
+template <int Q, class V>
+struct Sums {
+    V of[Q];
+};
+
+// The Q sums of column `at`, for the threads of part 0 of place<1>(): the matrix has no
+// more than MANY rows.
+template <int Q, class V>
+__device__ __forceinline__ Sums<Q, V> sum_few(const V* matrix, int rows) {
+    const Place own = place<1>();
+    Sums<Q, V> sums = Sums<Q, V>();
+    if (own.part == 0)
+        EACH_OF(q, Q)
+        sums.of[q] = add_rows(matrix + q * own.wide + own.at, 0, 1, rows, Q * own.wide);
+    return sums;
+}
+
+// The same of any number of rows: a barrier, and one more each time that MANY of them
+// become one. `from` and `to`, which has a place per thread, take turns.
+template <int Q, class V>
+__device__ __forceinline__ Sums<Q, V> sum_columns(V* from, V* to, int rows) {
+    const Place p = place<Q>();
+    __syncthreads();
+    while (rows > MANY) {
+        const int parts = min(p.parts, (rows + MANY - 1) / MANY);
+        if (p.part < parts) {
+            V sum = 0;
+            _Pragma("unroll 1") for (int r = p.part; r < rows; r += MANY * parts)
+                sum += add_rows(from + p.at, r, parts, rows, p.wide);
+            to[p.part * p.wide + p.at] = sum;
+        }
+        __syncthreads();
+        V* const read = from;
+        from = to, to = read, rows = parts;
+    }
+    return sum_few<Q, V>(from, rows);
+}
+
 // ---- What several blocks have left, finished by the last of them ---------------------
 
+// One more has come; whether it is the last of `blocks`. The counter goes 0 ... blocks - 1
+// and is 0 again. What this thread and, before a barrier, those of its block have written
+// is seen by whoever comes later, and by its block after a barrier. A __threadfence on
+// either side would do that too, but is a stronger and slower one.
+__device__ __forceinline__ bool came_last(unsigned blocks, unsigned* counter) {
+#ifdef __CUDA_ARCH__
+    unsigned before;
+    asm volatile("atom.acq_rel.gpu.inc.u32 %0, [%1], %2;"
+                 : "=r"(before)
+                 : "l"(counter), "r"(blocks - 1)
+                 : "memory");
+#else
+    const unsigned before = atomicInc(counter, blocks - 1);
+#endif
+    return before == blocks - 1;
+}
+
 // Whether this block is the last of `blocks` to come here; the same for all its threads.
-// Then it sees what each of them wrote before it came, read with __ldcg: the fences are
-// those of a barrier over the grid. The counter goes 0 ... blocks - 1 and is 0 again.
+// Then it sees what each of them wrote before it came, read with __ldcg.
 __device__ __forceinline__ bool last_of(unsigned blocks, unsigned* counter) {
     __shared__ bool last;
     __syncthreads();
-    if (threadIdx.x == 0 && threadIdx.y == 0) {
-        last = true;
-        if (blocks > 1) {
-            __threadfence();
-            last = atomicInc(counter, blocks - 1) == blocks - 1;
-            __threadfence();
-        }
-    }
+    if (blocks == 1) return true;
+    if (threadIdx.x == 0 && threadIdx.y == 0) last = came_last(blocks, counter);
     __syncthreads();
     return last;
-}
-
-// A tile's last block adds up the partial sums of its columns, (chunks, cols), in double:
-// a thread those of one column in every apart-th chunk. blockDim.y >= VEC.
-struct Share {
-    int col, first, apart, width;
-    bool inside;
-};
-
-__device__ __forceinline__ Share share(int cols) {
-    const int me = threadIdx.y * blockDim.x + threadIdx.x;
-    Share s;
-    s.width = blockDim.x * VEC;
-    s.apart = blockDim.y / VEC;
-    s.col = blockIdx.x * s.width + me % s.width;
-    s.first = me / s.width;
-    s.inside = s.col < cols && s.first < s.apart;
-    return s;
-}
-
-// The sum over the threads of a column, for the one whose first chunk is 0.
-__device__ __forceinline__ double sum_shares(double x, const Share& s, double* buffer) {
-    const int me = threadIdx.y * blockDim.x + threadIdx.x;
-    int half = 1;
-    while (half < s.apart) half *= 2;
-    buffer[me] = x;
-    __syncthreads();
-    for (half /= 2; half > 0; half /= 2) {
-        if (s.first < half && s.first + half < s.apart)
-            buffer[me] += buffer[me + half * s.width];
-        __syncthreads();
-    }
-    x = buffer[me];
-    __syncthreads();  // the buffer may be used again
-    return x;
 }

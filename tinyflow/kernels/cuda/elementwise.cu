@@ -56,24 +56,24 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 // ---- Bias ---------------------------------------------------------------------------
 
 // sums[c] = sum g'; with y (the output of a fused ReLU) g' = 0 where y <= 0 and else g,
-// written to `sent`, else g' = g. partial[chunk, c] is the sum of a chunk's rows; the
-// last block of a tile adds up. Traffic: reads g [and y], writes [g'], the floor.
-extern "C" __global__ void __launch_bounds__(THREADS)
+// written to `sent`, else g' = g. If there are several chunks, partial[chunk, c] is the
+// sum of a chunk's rows; the last block of a tile adds up. Traffic: reads g [and y], writes
+// [g'], the floor.
+extern "C" __global__ void __launch_bounds__(SUM_THREADS, 1)
     column_sums(const T* __restrict__ g, int ldg, const T* __restrict__ y, int ldy,
                 T* __restrict__ sent, int lds, int rows, int cols, int chunk,
                 float* partial, unsigned* counters, float* sums) {
-    __shared__ Floats buffer[THREADS];
-    __shared__ double totals[THREADS];
+    __shared__ Floats columns[SUM_THREADS];
+    __shared__ float folded[SUM_THREADS];
+    __shared__ double totals[MANY * SUM_COLUMNS];
     const Tile t = tile(rows, cols, chunk);
     const int step = blockDim.y;
     Floats s = filled(0.f);
-    for (int r = t.begin; r < t.end; r += DEEP * step) {
-        Raw gs[DEEP], ys[DEEP];
-        EACH_ROW(n) {
-            gs[n] = fetch(g, ldg, r + n * step, t);
-            if (y) ys[n] = fetch(y, ldy, r + n * step, t);
-        }
-        EACH_ROW(n) {
+    for (int r = t.begin; r < t.end; r += MANY * step) {
+        Raw gs[MANY], ys[MANY];
+        fetch_rows(g, ldg, r, step, t, gs);
+        if (y) fetch_rows(y, ldy, r, step, t, ys);
+        EACH_PART(n) {
             Floats f = widened(gs[n]);
             if (y) {
                 const Floats out = widened(ys[n]);
@@ -83,24 +83,32 @@ extern "C" __global__ void __launch_bounds__(THREADS)
             EACH(i) s.v[i] += f.v[i];
         }
     }
-    s = sum_rows(s, buffer);
-    if (threadIdx.y == 0 && t.inside)
-        EACH(i) partial[(size_t)blockIdx.y * cols + t.col + i] = s.v[i];
+    columns[threadIdx.y * blockDim.x + threadIdx.x] = s;
+    const float here = sum_columns<1>(columns->v, folded, step).of[0];
+    double sum = here;
 
-    const int chunks = gridDim.y;
-    if (!last_of(chunks, counters + blockIdx.x)) return;
-    const Share own = share(cols);
-    double sum = 0;
-    for (int n = own.first; own.inside && n < chunks; n += MANY * own.apart) {
-        float part[MANY];
-        EACH_PART(i) {
-            const int from = min(n + i * own.apart, chunks - 1);
-            part[i] = __ldcg(partial + (size_t)from * cols + own.col);
+    const Place own = place<1>();
+    const int col = blockIdx.x * own.wide + own.at, chunks = gridDim.y;
+    if (chunks > 1) {
+        if (own.part == 0 && col < cols) partial[(size_t)blockIdx.y * cols + col] = here;
+        if (!last_of(chunks, counters + blockIdx.x)) return;
+        const int parts = min(own.parts, min(chunks, MANY));
+        const bool inside = own.part < parts && col < cols;
+        sum = 0;
+        for (int n = own.part; inside && n < chunks; n += MANY * parts) {
+            float some[MANY];
+            EACH_PART(i) {
+                const int from = n + i * parts;
+                const float* get = partial + (size_t)from * cols + col;
+                some[i] = from < chunks ? __ldcg(get) : 0.f;
+            }
+            EACH_PART(i) sum += some[i];
         }
-        EACH_PART(i) if (n + i * own.apart < chunks) sum += part[i];
+        if (own.part < parts) totals[own.part * own.wide + own.at] = sum;
+        __syncthreads();
+        sum = sum_few<1, double>(totals, parts).of[0];
     }
-    sum = sum_shares(sum, own, totals);
-    if (own.first == 0 && own.inside) sums[own.col] = (float)sum;
+    if (own.part == 0 && col < cols) sums[col] = (float)sum;
 }
 
 // ---- The gate of squeeze-and-excitation (Hu et al. 2018) ------------------------------

@@ -89,7 +89,8 @@ def bias_grad(
     if of.m < 1:
         raise ValueError("bias_grad: there are no rows")
     t = sum_tiles(of.m, of.c, of.variant.vector)
-    partial, sums = new_floats(g, t.chunks, of.c), new_floats(g, of.c)
+    partial = new_floats(g, t.chunks, of.c) if t.chunks > 1 else None
+    sums = new_floats(g, of.c)
     ldg, ldy, lds = of.steps
     launch(
         *(of.variant, "column_sums", t.grid, t.block, g, ldg, y, ldy, masked, lds),

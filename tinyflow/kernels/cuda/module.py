@@ -24,7 +24,7 @@ import numpy as np
 
 from tinyflow.backend import Array, _cupy, array_module
 from tinyflow.kernels.cuda.device import Gpu
-from tinyflow.kernels.cuda.source import Variant, text, widest
+from tinyflow.kernels.cuda.source import VECTOR_BYTES, Variant, text, widest
 
 Dims: TypeAlias = tuple[int, ...]
 
@@ -38,12 +38,27 @@ DEEP = 4
 """Rows a thread asks for at a time; DEEP in common.cuh."""
 
 BLOCKS = 512
-"""Blocks a reduction is spread over, at most: a few for each multiprocessor of a large
-GPU. It does not depend on the GPU, so the order of the sums does not either."""
+"""Blocks a pass is spread over, about: a few for each multiprocessor of a large GPU."""
 
+SUM_THREADS = 512
+"""Threads of a block that adds up columns; SUM_THREADS in common.cuh."""
 
-COLUMNS = 32
-"""Columns of a tile that are added up, at most: a line of the cache, of float32."""
+SUM_COLUMNS = 16
+"""Columns it adds up, at most; SUM_COLUMNS in common.cuh."""
+
+MANY = 8
+"""Rows a thread asks for at a time there; MANY in common.cuh."""
+
+SUM_BLOCKS = 128
+"""Blocks that add up columns, about: one for each multiprocessor of a large GPU. It is
+the same for every GPU, and so is the order of the sums."""
+
+SUM_BYTES = 32
+"""Bytes of a row that one block adds up: a sector, the least that a cache fetches."""
+
+ALONE = 2048
+"""Rows that one block adds up alone: it reads more of them slower than it can wait for
+other blocks, at a guess."""
 
 
 class Module(Protocol):
@@ -200,30 +215,35 @@ def tiles(m: int, c: int, vector: int, blocks: int = BLOCKS, deep: int = DEEP) -
     two of 32. A thread takes whole groups of `deep` rows where there are enough: as
     many as it asks for at a time.
     """
-    return _tiles(m, c, vector, blocks, deep, 64, m)
+    width, x = _across(c, vector, 64)
+    y = max(1, min(THREADS // x, m))
+    unit = y * deep
+    chunk = unit * max(1, -(-m * width // (unit * blocks)))
+    chunk = max(chunk, -(-m // 65535))
+    return Tiles((width, -(-m // chunk)), (x, y), chunk)
 
 
 def sum_tiles(m: int, c: int, vector: int) -> Tiles:
     """Tiles of an (m, c) matrix whose columns are added up.
 
-    They are narrow, at most COLUMNS wide: the less the last block of each has to do,
-    alone. All of its threads take part, however few the rows are.
+    They are SUM_BYTES wide, so that few blocks share a column: the fewer, the less the
+    last of them has to do. One is enough where there are at most ALONE rows, or tiles
+    for the whole GPU. A thread takes MANY rows, or several groups of MANY if a block
+    has too few threads for that; their number is a multiple of 16 down the rows.
     """
-    return _tiles(m, c, vector, BLOCKS, DEEP, COLUMNS // vector, THREADS)
+    wide = SUM_BYTES // (VECTOR_BYTES if vector > 1 else 4)
+    width, x = _across(c, vector, wide)
+    share = m if m <= ALONE else min(m, -(-m * width // SUM_BLOCKS))
+    y = min(-(-share // (16 * MANY)), SUM_THREADS // (16 * x)) * 16
+    chunk = y * MANY * -(-share // (y * MANY))
+    return Tiles((width, -(-m // chunk)), (x, y), chunk)
 
 
-def _tiles(
-    m: int, c: int, vector: int, blocks: int, deep: int, wide: int, high: int
-) -> Tiles:
-    """Tiles of at most `wide` by `high` threads."""
+def _across(c: int, vector: int, wide: int) -> tuple[int, int]:
+    """Tiles along a row of c entries, and their threads, at most `wide`."""
     across = -(-c // vector)
     width = -(-across // wide)
-    x = -(-across // width)
-    y = max(1, min(THREADS // x, high))
-    unit = y * deep
-    chunk = unit * max(1, -(-m * width // (unit * blocks)))
-    chunk = max(chunk, -(-m // 65535))
-    return Tiles((width, -(-m // chunk)), (x, y), chunk)
+    return width, -(-across // width)
 
 
 APPLY_BLOCKS = 16 * BLOCKS
@@ -231,17 +251,17 @@ APPLY_BLOCKS = 16 * BLOCKS
 
 
 def counters(like: Array) -> Array:
-    """Zeros to count finished blocks in, uint32 (BLOCKS,), of the current stream.
+    """Zeros to count finished blocks in, uint32 (SUM_BLOCKS,), of the current stream.
 
     A launch of several chunks has fewer tiles of columns than that: one counter each.
     """
     if isinstance(like, np.ndarray):
-        return _counters.setdefault((-1, 0), np.zeros(BLOCKS, np.uint32))
+        return _counters.setdefault((-1, 0), np.zeros(SUM_BLOCKS, np.uint32))
     gpu = Gpu()
     key = gpu.number(), gpu.stream()
     if key not in _counters:
         with gpu.outside():  # set to 0 once, not by each replay of what is captured
-            _counters[key] = array_module(like).zeros(BLOCKS, np.uint32)
+            _counters[key] = array_module(like).zeros(SUM_BLOCKS, np.uint32)
     return _counters[key]
 
 

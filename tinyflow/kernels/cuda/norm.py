@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
+
 from tinyflow.backend import Array
 from tinyflow.kernels.cuda.module import (
     APPLY_BLOCKS,
@@ -64,12 +66,13 @@ def batch_norm_statistics(
     if of.m < 1 or (of.m < 2 and running_var is not None):
         raise ValueError(f"batch_norm_statistics: {of.m} rows are too few")
     t = sum_tiles(of.m, of.c, of.variant.vector)
-    partial = new_floats(x, 3, t.chunks, of.c)
+    partial = new_floats(x, 3, t.chunks, of.c) if t.chunks > 1 else None
     found = (mean, var, None, None, None)
     out = Statistics(*(new_floats(x, of.c) if a is None else a for a in found))
     launch(
         *(of.variant, "bn_statistics", t.grid, t.block),
-        *(x, *of.steps, of.m, of.c, t.chunk, partial, counters(x), float(eps)),
+        *(x, *of.steps, of.m, of.c, t.chunk, np.float64(1 / of.m), _unbiased(of.m)),
+        *(partial, counters(x), float(eps)),
         *(weight, bias, float(momentum), running_mean, running_var, *out),
     )
     return out
@@ -98,7 +101,7 @@ def batch_norm_affine(
     out = Statistics(mean, var, *(new_floats(mean, c) for _ in range(3)))
     launch(
         *(Variant("norm"), "bn_affine", (-(-c // 128),), (128,)),
-        *(mean, var, count, c, float(eps), weight, bias),
+        *(mean, var, _unbiased(count), c, float(eps), weight, bias),
         *(float(momentum), running_mean, running_var, *out[2:]),
     )
     return out
@@ -157,13 +160,13 @@ def batch_norm_gradients(
     if of.m < 1:
         raise ValueError(f"{name}: there are no rows")
     t = sum_tiles(of.m, of.c, of.variant.vector)
-    partial = new_floats(x, 2, t.chunks, of.c)
+    partial = new_floats(x, 2, t.chunks, of.c) if t.chunks > 1 else None
     out = Gradients(*(new_floats(x, of.c) for _ in Gradients._fields))
     ldg, ldx, ldy, lds = of.steps
     launch(
         *(of.variant, "bn_gradient_sums", t.grid, t.block, g, ldg, x, ldx, y, ldy),
-        *(mean, scale, shift, masked, lds, of.m, of.c, t.chunk, mask, partial),
-        *(counters(x), inv_std, int(batch), *out),
+        *(mean, scale, shift, masked, lds, of.m, of.c, t.chunk, mask),
+        *(np.float64(1 / of.m), partial, counters(x), inv_std, int(batch), *out),
     )
     return out
 
@@ -200,6 +203,11 @@ def batch_norm_input_grad(
             *(dx, ldd, masked, lds, of.m, of.c, t.chunk, mask, int(accumulate)),
         )
     return dx
+
+
+def _unbiased(count: int) -> np.float64:
+    """M / (M - 1), where it is used: with M > 1."""
+    return np.float64(count / (count - 1) if count > 1 else 1)
 
 
 def _mask(name: str, y: Array | None, relu: bool, masked: Array | None) -> int:

@@ -11,22 +11,21 @@
 // without a residual, and it saves reading y).
 enum Mask { NONE = 0, FROM_Y = 1, FROM_X = 2 };
 
-// DEEP rows of g, x and, where the mask needs it, y.
+// N rows of g, x and, where the mask needs it, y.
+template <int N>
 struct Group {
-    Raw g[DEEP], x[DEEP], y[DEEP];
+    Raw g[N], x[N], y[N];
 };
 
-template <int MASK>
-__device__ __forceinline__ Group fetch_group(const T* g, int ldg, const T* x, int ldx,
-                                             const T* y, int ldy, int row,
-                                             const Tile& t) {
-    Group group;
-    EACH_ROW(n) {
-        const int r = row + n * blockDim.y;
-        group.g[n] = fetch(g, ldg, r, t);
-        group.x[n] = fetch(x, ldx, r, t);
-        if (MASK == FROM_Y) group.y[n] = fetch(y, ldy, r, t);
-    }
+template <int MASK, int N>
+__device__ __forceinline__ Group<N> fetch_group(const T* g, int ldg, const T* x, int ldx,
+                                                const T* y, int ldy, int row,
+                                                const Tile& t) {
+    Group<N> group;
+    const int step = blockDim.y;
+    fetch_rows(g, ldg, row, step, t, group.g);
+    fetch_rows(x, ldx, row, step, t, group.x);
+    if (MASK == FROM_Y) fetch_rows(y, ldy, row, step, t, group.y);
     return group;
 }
 
@@ -51,10 +50,11 @@ __device__ __forceinline__ void add_up(const T* __restrict__ g, int ldg,
                                        const Floats& mean, const Floats& scale,
                                        const Floats& shift, const Tile& t, Floats& s,
                                        Floats& q) {
+    const int N = MASK == FROM_Y ? DEEP : MANY;  // as many as there are registers for
     const int step = blockDim.y;
-    for (int r = t.begin; r < t.end; r += DEEP * step) {
-        const Group group = fetch_group<MASK>(g, ldg, x, ldx, y, ldy, r, t);
-        EACH_ROW(n) {
+    for (int r = t.begin; r < t.end; r += N * step) {
+        const Group<N> group = fetch_group<MASK, N>(g, ldg, x, ldx, y, ldy, r, t);
+        EACH_OF(n, N) {
             const Floats f = widened(group.x[n]);
             const Floats d =
                 masked<MASK>(widened(group.g[n]), f, group.y[n], scale, shift);
@@ -69,20 +69,29 @@ __device__ __forceinline__ void add_up(const T* __restrict__ g, int ldg,
 
 // dgamma = inv_std sum g' (x - mean), dbeta = sum g', and for dx = scale g' + b x + c
 //   b = -scale inv_std dgamma / M,   c = -b mean - scale dbeta / M;
-// both 0 if the statistics were constants (batch = 0). g' = g where the ReLU let pass
-// and 0 elsewhere. With FROM_Y, g' is written to `sent` unless that is null: it is the
-// residual's gradient. Per chunk and channel both sums are left in partial, (2, chunks,
-// cols); the last block of a tile adds up. Traffic: reads g, x [and y], writes [g'], the
-// floor.
-extern "C" __global__ void __launch_bounds__(THREADS)
+// both 0 if the statistics were constants (batch = 0); per_row = 1 / M. g' = g where the
+// ReLU let pass and 0 elsewhere. With FROM_Y, g' is written to `sent` unless that is null:
+// it is the residual's gradient. If there are several chunks, both sums are left in
+// partial, (2, chunks, cols); the last block of a tile adds up. What waits for what: g, x
+// [and y] (and all that is known of the channel); the sums, two or three barriers; and
+// with several chunks a write, the counter, a read, the sums. Traffic: reads g, x [and y],
+// writes [g'], the floor.
+extern "C" __global__ void __launch_bounds__(SUM_THREADS, 1)
     bn_gradient_sums(const T* g, int ldg, const T* x, int ldx, const T* y, int ldy,
                      const float* mean, const float* scale, const float* shift, T* sent,
-                     int lds, int rows, int cols, int chunk, int mask, float* partial,
-                     unsigned* counters, const float* inv_std, int batch, float* dgamma,
-                     float* dbeta, float* b_out, float* c_out) {
-    __shared__ Floats buffer[THREADS];
-    __shared__ double totals[THREADS];
+                     int lds, int rows, int cols, int chunk, int mask, double per_row,
+                     float* partial, unsigned* counters, const float* inv_std, int batch,
+                     float* dgamma, float* dbeta, float* b_out, float* c_out) {
+    __shared__ Floats sums[2 * SUM_THREADS];
+    __shared__ float folded[SUM_THREADS];
+    __shared__ double totals[MANY * 2 * SUM_COLUMNS];
     const Tile t = tile(rows, cols, chunk);
+    const Place own = place<1>();
+    const int col = blockIdx.x * own.wide + own.at;
+    const bool finishes = own.part == 0 && col < cols;
+    float center = 0.f, factor = 0.f, inverse = 0.f;
+    if (finishes) center = mean[col], factor = scale[col], inverse = inv_std[col];
+
     Floats s = filled(0.f), q = filled(0.f), m = s, a = s, b = s;
     if (t.inside) {
         m = channels(mean + t.col);
@@ -97,43 +106,48 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         if (mask == FROM_X)
             add_up<FROM_X>(g, ldg, x, ldx, y, ldy, sent, lds, m, a, b, t, s, q);
     }
-    s = sum_rows(s, buffer);
-    q = sum_rows(q, buffer);
-    const int chunks = gridDim.y;
-    const size_t part = (size_t)chunks * cols;
-    if (threadIdx.y == 0 && t.inside) {
-        float* at = partial + (size_t)blockIdx.y * cols + t.col;
-        EACH(i) {
-            at[i] = s.v[i];
-            at[part + i] = q.v[i];
-        }
-    }
+    const int at = threadIdx.y * 2 * blockDim.x + threadIdx.x;
+    sums[at] = s;
+    sums[at + blockDim.x] = q;
+    const Sums<2, float> here = sum_columns<2>(sums->v, folded, blockDim.y);
+    double bias = here.of[0], gain = here.of[1];
 
-    if (!last_of(chunks, counters + blockIdx.x)) return;
-    const Share own = share(cols);
-    double bias = 0, gain = 0;
-    for (int n = own.first; own.inside && n < chunks; n += MANY * own.apart) {
-        float ss[MANY], qs[MANY];
-        EACH_PART(i) {
-            const int from = min(n + i * own.apart, chunks - 1);
-            const float* at = partial + (size_t)from * cols + own.col;
-            ss[i] = __ldcg(at), qs[i] = __ldcg(at + part);
+    const int chunks = gridDim.y;
+    if (chunks > 1) {
+        const size_t part = (size_t)chunks * cols;
+        if (finishes) {
+            float* put = partial + (size_t)blockIdx.y * cols + col;
+            put[0] = here.of[0], put[part] = here.of[1];
         }
-        EACH_PART(i) if (n + i * own.apart < chunks) {
-            bias += ss[i];
-            gain += qs[i];
+        if (!last_of(chunks, counters + blockIdx.x)) return;
+        const int parts = min(own.parts, min(chunks, MANY));
+        const bool inside = own.part < parts && col < cols;
+        bias = gain = 0;
+        for (int n = own.part; inside && n < chunks; n += MANY * parts) {
+            float ss[MANY], qs[MANY];
+            EACH_PART(i) {
+                const int from = n + i * parts;
+                const float* get = partial + (size_t)from * cols + col;
+                ss[i] = from < chunks ? __ldcg(get) : 0.f;
+                qs[i] = from < chunks ? __ldcg(get + part) : 0.f;
+            }
+            EACH_PART(i) bias += ss[i], gain += qs[i];
         }
+        if (own.part < parts) {
+            totals[2 * own.part * own.wide + own.at] = bias;
+            totals[(2 * own.part + 1) * own.wide + own.at] = gain;
+        }
+        __syncthreads();
+        const Sums<2, double> all = sum_few<2, double>(totals, parts);
+        bias = all.of[0], gain = all.of[1];
     }
-    bias = sum_shares(bias, own, totals);
-    gain = sum_shares(gain, own, totals);
-    if (own.first || !own.inside) return;
-    const int k = own.col;
-    gain *= inv_std[k];
-    dbeta[k] = (float)bias;
-    dgamma[k] = (float)gain;
-    const double slope = batch ? -(double)scale[k] * inv_std[k] * gain / rows : 0;
-    b_out[k] = (float)slope;
-    c_out[k] = batch ? (float)(-slope * mean[k] - scale[k] * bias / rows) : 0.f;
+    if (!finishes) return;
+    gain *= inverse;
+    dbeta[col] = (float)bias;
+    dgamma[col] = (float)gain;
+    const double slope = batch ? -(double)factor * inverse * gain * per_row : 0;
+    b_out[col] = (float)slope;
+    c_out[col] = batch ? (float)(-slope * center - factor * bias * per_row) : 0.f;
 }
 
 template <int MASK>
@@ -146,9 +160,9 @@ __device__ __forceinline__ void send(const T* __restrict__ g, int ldg,
                                      const Floats& c, int add, const Tile& t) {
     const int step = blockDim.y;
     for (int r = t.begin; r < t.end; r += DEEP * step) {
-        const Group group = fetch_group<MASK>(g, ldg, x, ldx, y, ldy, r, t);
+        const Group<DEEP> group = fetch_group<MASK, DEEP>(g, ldg, x, ldx, y, ldy, r, t);
         Raw before[DEEP];
-        if (add) EACH_ROW(n) before[n] = fetch(dx, ldd, r + n * step, t);
+        if (add) fetch_rows(dx, ldd, r, step, t, before);
         EACH_ROW(n) {
             const Floats f = widened(group.x[n]);
             const Floats d =
