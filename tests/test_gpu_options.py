@@ -1,6 +1,7 @@
 """What surrounds the GPU's engine, on a CPU: options, batches, the benchmark."""
 
 import dataclasses
+import gc
 import json
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+import models
 from benchmarks import gpu, gpu_peers
 from tests.gpu_host import gpu_or_skip
 from tinyflow import nn
@@ -25,6 +27,7 @@ from tinyflow.train import config as train_config
 from tinyflow.train import prefetch, prepare
 from tinyflow.train.config import ConfigError, TrainConfig
 from tinyflow.train.precision import activations, choose
+from tinyflow.train.step import evaluate, served
 
 # --- options -------------------------------------------------------------------------
 
@@ -187,7 +190,36 @@ def test_a_batch_is_never_copied_to_memory_that_is_given_away(
     batches = prefetch.DeviceLoader(Loader(pictures(23), 4)).epoch(0)
     next(batches)
     before = FakeStream.waits
-    batches.close()  # type: ignore[attr-defined]
+    batches.close()
+    assert FakeStream.waits == before + 1
+
+
+@pytest.mark.parametrize("loop", ["train", "test"])
+def test_an_epoch_that_fails_is_closed_and_none_is_touched_as_garbage(
+    device: list[dict[str, Any]], loop: str
+) -> None:
+    """As garbage its stream may be destroyed first: CuPy's ends the process then."""
+    loader = prefetch.DeviceLoader(Loader(pictures(23), 4))
+    before = FakeStream.waits
+    epoch = loader.epoch(0)
+    next(epoch)
+    cycle: list[Any] = [epoch]
+    cycle.append(cycle)
+    del epoch, cycle
+    gc.collect()
+    assert FakeStream.waits == before
+
+    def fail(*args: object) -> None:
+        raise RuntimeError("the GPU failed")
+
+    with pytest.raises(RuntimeError, match="the GPU failed"):
+        if loop == "test":
+            model = models.build_model("resnet20")
+            model.forward = fail  # type: ignore[method-assign]
+            evaluate(model, loader)
+        else:
+            with served(loader.epoch(0)) as batches:
+                fail(next(batches))
     assert FakeStream.waits == before + 1
 
 

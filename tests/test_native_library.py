@@ -146,6 +146,8 @@ except library.NativeError as error:
 
 @AS_ROOT
 def test_a_home_closed_to_the_user(tmp_path):
+    if not all(folder.stat().st_mode & 1 for folder in (ROOT, *ROOT.parents)):
+        pytest.skip("this checkout lies where no other user can read it")
     closed = tmp_path / "home"
     plant(closed / ".cache")
     closed.chmod(0o700)  # root's

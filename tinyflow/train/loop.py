@@ -27,7 +27,7 @@ from tinyflow.train.events import Report, Start, Step
 from tinyflow.train.folder import RunFolder
 from tinyflow.train.metrics import EpochRow, MetricsFile, peak_memory_mb
 from tinyflow.train.prepare import DATA_SEED, Prepared, prepare
-from tinyflow.train.step import StepResult, evaluate, train_step
+from tinyflow.train.step import StepResult, evaluate, served, train_step
 
 
 class TrainError(RuntimeError):
@@ -185,13 +185,41 @@ def _epoch(
     report: Report,
     inspect: Inspector | None,
 ) -> EpochRow:
-    """Train for one epoch and test.
+    """Train for one epoch and test."""
+    means = _Means(epoch, report)
+    with served(ready.train.epoch(epoch - 1)) as batches:
+        _steps(config, ready, epoch, batches, means, inspect)
+    test_loss, test_accuracy = evaluate(ready.model, ready.test)
+    if not np.isfinite(test_loss):
+        raise FloatingPointError(f"the test loss became {test_loss} in epoch {epoch}")
+    return EpochRow(
+        epoch=epoch,
+        train_loss=means.loss,
+        train_accuracy=means.accuracy,
+        test_loss=test_loss,
+        test_accuracy=test_accuracy,
+        lr=ready.optimizer.lr,
+        images_per_second=means.speed,
+        seconds=time.perf_counter() - means.start,
+        grad_norm=means.norm_sum / ready.steps,
+        peak_memory_mb=peak_memory_mb(),
+    )
 
-    A step that has been launched on a GPU is waited for after the next one has been, so
+
+def _steps(
+    config: TrainConfig,
+    ready: Prepared,
+    epoch: int,
+    batches: Iterator[tuple[Array, Array]],
+    means: _Means,
+    inspect: Inspector | None,
+) -> None:
+    """All steps of an epoch.
+
+    One that has been launched on a GPU is waited for after the next one has been, so
     that the GPU has work while the host sees to the batches and what is reported.
     """
-    optimizer, means = ready.optimizer, _Means(epoch, report)
-    batches = ready.train.epoch(epoch - 1)
+    optimizer = ready.optimizer
     launched: Callable[[], None] | None = None
     for step in range(ready.steps):
         images, labels = next(batches)
@@ -211,21 +239,6 @@ def _epoch(
             take(partial(eager, images, labels, look))
     if launched is not None:
         launched()
-    test_loss, test_accuracy = evaluate(ready.model, ready.test)
-    if not np.isfinite(test_loss):
-        raise FloatingPointError(f"the test loss became {test_loss} in epoch {epoch}")
-    return EpochRow(
-        epoch=epoch,
-        train_loss=means.loss,
-        train_accuracy=means.accuracy,
-        test_loss=test_loss,
-        test_accuracy=test_accuracy,
-        lr=optimizer.lr,
-        images_per_second=means.speed,
-        seconds=time.perf_counter() - means.start,
-        grad_norm=means.norm_sum / ready.steps,
-        peak_memory_mb=peak_memory_mb(),
-    )
 
 
 class _Means:

@@ -13,7 +13,7 @@ but its crops are not those of the CPU.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +44,32 @@ class _Slot:
     """Event: nothing reads the device's bytes any more."""
 
 
+class _Epoch:
+    """The batches of an epoch; :meth:`close` it where the epoch is left early.
+
+    That waits for the copies under way. When one that was never closed is collected as
+    garbage, nothing of the GPU is touched: its stream may be gone by then.
+    """
+
+    def __init__(
+        self,
+        batches: Generator[tuple[Array, Array], None, None],
+        wait: Callable[[], object],
+    ) -> None:
+        self._batches, self._wait = batches, wait
+
+    def __iter__(self) -> _Epoch:
+        return self
+
+    def __next__(self) -> tuple[Array, Array]:
+        return next(self._batches)
+
+    def close(self) -> None:
+        """No more batches; what is on its way to memory has arrived."""
+        self._batches.close()
+        self._wait()
+
+
 class DeviceLoader:
     """A Loader whose batches are made on the GPU.
 
@@ -72,28 +98,26 @@ class DeviceLoader:
         """Number of batches in an epoch."""
         return len(self.loader)
 
-    def epoch(self, k: int, *, start: int = 0) -> Iterator[tuple[Array, Array]]:
+    def epoch(self, k: int, *, start: int = 0) -> _Epoch:
         """Images (N, C, H, W), channels last, and labels (N,), both on the GPU.
 
         They are in stream order on whatever stream is current when one is asked for.
         Arguments and errors as for :meth:`tinyflow.data.Loader.epoch`.
         """
-        return self._batches(k, self.loader.raw(k, start=start))
+        batches = self._batches(k, self.loader.raw(k, start=start))
+        return _Epoch(batches, self._stream.synchronize)
 
-    def _batches(self, k: int, raw: Iterator[Any]) -> Iterator[tuple[Array, Array]]:
+    def _batches(
+        self, k: int, raw: Iterator[Any]
+    ) -> Generator[tuple[Array, Array], None, None]:
         waiting: deque[tuple[_Slot, int, int]] = deque()
-        turn = 0
-        try:
-            for index, images, labels in raw:
-                slot = self._slots[turn % DEPTH]
-                turn += 1
-                waiting.append((slot, index, self._send(slot, images, labels)))
-                if len(waiting) == DEPTH - 1:
-                    yield self._make(k, *waiting.popleft())
-            while waiting:
+        for turn, (index, images, labels) in enumerate(raw):
+            slot = self._slots[turn % DEPTH]
+            waiting.append((slot, index, self._send(slot, images, labels)))
+            if len(waiting) == DEPTH - 1:
                 yield self._make(k, *waiting.popleft())
-        finally:  # however it ends, nothing is on its way to memory that may be freed
-            self._stream.synchronize()
+        while waiting:
+            yield self._make(k, *waiting.popleft())
 
     def _slot(self) -> _Slot:
         import cupyx

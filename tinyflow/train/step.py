@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -17,6 +18,8 @@ from tinyflow.optim import Optimizer, clip_grad_norm, grad_norm
 from tinyflow.signals import deferred
 from tinyflow.tape import EDGES
 from tinyflow.train.overflow import Before, first_bad_value
+
+T = TypeVar("T")
 
 
 class Batches(Protocol):
@@ -31,6 +34,16 @@ class Batches(Protocol):
 
     def epoch(self, k: int) -> Iterator[tuple[Array, Array]]:
         """Images (N, C, H, W) and labels (N,), batch by batch."""
+
+
+@contextmanager
+def served(batches: Iterator[T]) -> Iterator[Iterator[T]]:
+    """The batches of an epoch, closed when the block is left, however that is."""
+    try:
+        yield batches
+    finally:
+        if (close := getattr(batches, "close", None)) is not None:
+            close()
 
 
 @dataclass(frozen=True)
@@ -164,11 +177,12 @@ def evaluate(model: nn.Module, loader: Batches) -> tuple[float, float]:
     model.eval()
     try:
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            for images, labels in loader.epoch(0):
-                logits = model(Tensor(asarray(images, device)))
-                loss = cross_entropy(logits, labels, reduction="sum")
-                losses.append(loss.data)
-                hits.append(_correct(logits, labels))
+            with served(loader.epoch(0)) as batches:
+                for images, labels in batches:
+                    logits = model(Tensor(asarray(images, device)))
+                    loss = cross_entropy(logits, labels, reduction="sum")
+                    losses.append(loss.data)
+                    hits.append(_correct(logits, labels))
     finally:
         for module, training in modes:
             module.training = training
