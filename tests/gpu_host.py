@@ -18,6 +18,7 @@ import pytest
 
 from tests.cuda_host import emulator
 from tests.cudnn_host import HostCudnn
+from tests.host_memory import Pool, address_only
 from tinyflow.backend import choose_device
 from tinyflow.kernels import engine as engines
 from tinyflow.kernels.cuda import launch
@@ -36,7 +37,7 @@ class HostGpu:
         self.deferred: list[Callable[[], None]] | None = None
         self.times: list[float] = []
         self.broken: Exception | None = None
-        self.recorded: list[np.ndarray] = []
+        self.pool = Pool()
         self.second: list[Callable[[], None]] = []
         self.on_second, self.waited = False, 0
         self.stream_number = 7
@@ -83,11 +84,12 @@ class HostGpu:
         return np.empty(size, np.uint8)
 
     def empty(self, shape: tuple[int, ...], like: np.ndarray) -> np.ndarray:
-        return np.full(shape, np.nan, like.dtype)
+        new = np.empty(shape, like.dtype)
+        if self.deferred is None:
+            new[...] = np.nan
+        return new
 
     def address(self, array: np.ndarray) -> int:
-        if self.deferred is not None:
-            self.recorded.append(array)  # as memory of a graph's own pool
         return int(array.ctypes.data)
 
     def replayed(self, run: Callable[[np.ndarray], None], workspace: int) -> float:
@@ -118,6 +120,8 @@ class HostGpu:
 
             def start(grid: Any, block: Any, args: tuple[Any, ...]) -> None:
                 args = tuple(map(_bits, args))
+                if self.deferred is not None:
+                    args = tuple(map(address_only, args))
                 self.do(lambda: kernel(grid, block, args))
 
             return start
@@ -135,7 +139,6 @@ class HostRecorder:
 
     def __init__(self, gpu: HostGpu) -> None:
         self.gpu, self.private, self.inside = gpu, [], 0
-        self.given: list[np.ndarray] = []
 
     @contextmanager
     def running(self, private: bool = False) -> Iterator[None]:
@@ -150,28 +153,33 @@ class HostRecorder:
         self.gpu.deferred = graph = []
         try:
             with pytest.MonkeyPatch.context() as patch:
-                for module, name in (
-                    (np, "empty"),
-                    (np, "empty_like"),
-                    (HostGpu, "empty"),
-                ):
-                    patch.setattr(module, name, self._noted(getattr(module, name)))
+                for name in ("empty", "empty_like", "zeros", "zeros_like", "ones"):
+                    patch.setattr(np, name, self._of_the_pool(getattr(np, name)))
                 return graph, run()
         finally:
             self.gpu.deferred = None
 
-    def _noted(self, new: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
+    def _of_the_pool(self, new: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
+        """`new`, in the memory of the recording unless it happens beside it."""
+
         def give(*args: Any, **how: Any) -> np.ndarray:
-            self.given.append(new(*args, **how))
-            return self.given[-1]
+            made = new(*args, **how)
+            if self.gpu.deferred is None:
+                return made
+            order = sorted(range(made.ndim), key=lambda i: -made.strides[i])
+            shape = tuple(made.shape[i] for i in order)
+            given = self.gpu.pool.empty(self.gpu.on_second, shape, made.dtype)
+            given = given.transpose(sorted(range(made.ndim), key=order.__getitem__))
+            if "empty" not in new.__name__:
+                there = address_only(given)
+                self.gpu.do(lambda: np.copyto(there, made))
+            return given
 
         return give
 
     def launch(self, graph: list[Callable[[], None]]) -> None:
-        """What a recording was given holds nothing at first: others wrote to it."""
-        for array in self.given:
-            if array.dtype.kind not in "iu":
-                array[...] = np.nan
+        """Nothing lasts in the pool from one replay to the next."""
+        self.gpu.pool.spoil()
         for run in graph:
             run()
 

@@ -232,6 +232,24 @@ def test_a_late_parameter_is_not_recorded() -> None:
         assert step.optimizer.steps["extra.weight"] == 2
 
 
+def test_what_moved_before_the_recording_is_not_recorded_and_keeps_its_state() -> None:
+    gpu = HostGpu()
+    with host_engine(gpu, HostCudnn(gpu)):
+        eager, moved = Small().to("cpu"), Small().to("cpu")
+        rates = RULES["sgd"](list(eager.named_parameters()))
+        step, said = captured(gpu, moved, RULES["sgd"])
+        for i, (images, labels) in enumerate(batches(WARM_UP + 3)):
+            if i == WARM_UP:
+                moved.fc.weight.data = moved.fc.weight.data.copy()
+            train_step(eager, images, labels, rates)
+            step(images, labels)
+        assert step.replayed == 0 and "or had moved" in said[0]
+        for key, array in rates.state_dict().items():
+            np.testing.assert_array_equal(array, step.optimizer.state_dict()[key])
+        for p, q in zip(eager.parameters(), moved.parameters(), strict=True):
+            np.testing.assert_array_equal(p.data, q.data)
+
+
 def test_only_the_gpu_engine_records() -> None:
     gpu = HostGpu()
     with forced(PLAIN):

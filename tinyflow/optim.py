@@ -7,7 +7,7 @@ only read: two of them may be the same array.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -99,6 +99,18 @@ class Optimizer:
                 p.node.version += 1
             for run, (entries, options) in waiting.items():
                 self._update(run, entries, options)
+
+    def undo(self) -> Callable[[], None]:
+        """What takes back the counts and the new state of steps taken after this call.
+
+        Not what they write to parameters, or to state that is there already.
+        """
+        steps, state, kept = dict(self.steps), dict(self.state), dict(self._kept_for)
+
+        def back() -> None:
+            self.steps, self.state, self._kept_for = steps, state, kept
+
+        return back
 
     def _prepare(self, name: str, p: Tensor) -> None:
         """State for a parameter: zeros, or that from before it moved, moved too."""

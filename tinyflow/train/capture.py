@@ -238,12 +238,13 @@ class CapturedStep:
             own = [*self.model.parameters(), *self.optimizer.parameters.values()]
             narrow = images.dtype if images.dtype != np.float32 else None
             updates = Recording(Copies(own, narrow))
-        before = dict(self.optimizer.steps)
+        before, undo = dict(self.optimizer.steps), self.optimizer.undo()
         run.updates.recording = updates
         try:
             graph, found = self.recorder.record(lambda: self._step(run, *static))
         except Exception as error:
             self._failed = True
+            self.optimizer.zero_grad()
             text = str(error).strip().split("\n")[0] or type(error).__name__
             self._because(f"the step cannot be recorded ({text})")
             return None
@@ -251,7 +252,7 @@ class CapturedStep:
             run.updates.recording, run.updates.clip = None, None
             counted = self.optimizer.steps
             moved = {n: t for n, t in before.items() if counted[n] != t}
-            self.optimizer.steps = before  # nothing has been executed yet
+            undo()  # nothing has been executed yet, no new state was filled
         gradients = [p.grad for p in self.optimizer.parameters.values()]
         return _Graph(
             graph,
@@ -278,10 +279,13 @@ class CapturedStep:
         norm = run.updates.norm(gradients, self.clip_grad)
         outcome = launch.outcome(loss.data, correct, norm)
         run.updates.clip = outcome[3:]
-        known = set(self.optimizer.state)
+        known = {name: id(held) for name, held in self.optimizer.state.items()}
         self.optimizer.step()
-        if set(self.optimizer.state) != known:  # a replay would set it to 0 again
-            raise RuntimeError("a parameter got its first gradient while recording")
+        made = {name: id(held) for name, held in self.optimizer.state.items()}
+        if made != known:  # a replay would make it again
+            raise RuntimeError(
+                "a parameter got its first gradient while recording, or had moved"
+            )
         run.advance(images)
         return outcome
 
