@@ -8,6 +8,7 @@ from tests.cudnn_host import HostCudnn
 from tests.gpu_host import (
     ENGINES,
     HostGpu,
+    HostRecorder,
     convolving,
     draw,
     here,
@@ -154,12 +155,11 @@ def test_statistics_are_written_where_they_are_kept() -> None:
     with host_engine(gpu) as run:
         wanted = run.moments(x)
         mean, var = np.zeros((2, 20), "f4")
-        gpu.deferred = []  # while a step is recorded the host has no values to write
-        run.moments_into(x, mean[4:12], var[4:12])
+        recorder = HostRecorder(gpu)  # while it records the host has no values to write
+        into = mean[4:12], var[4:12]
+        graph, _ = recorder.record(lambda: run.moments_into(x, *into))
         assert not mean.any() and not var.any()
-        for kernel in gpu.deferred:
-            kernel()
-        gpu.deferred = None
+        recorder.launch(graph)
         for found, right in zip((mean, var), wanted, strict=True):
             np.testing.assert_array_equal(found[4:12], right)
             assert np.count_nonzero(found) == 8
