@@ -134,6 +134,10 @@ def _bits(x: Any) -> Any:
     return x.view(np.uint16) if dtype is not None and dtype.name == "bfloat16" else x
 
 
+NEW = ("empty", "empty_like", "zeros", "zeros_like", "ones", "ascontiguousarray")
+"""What makes arrays in a step that can be recorded."""
+
+
 class HostRecorder:
     """See ``tinyflow.kernels.cuda.graph.Recorder``; on its stream `inside` is not 0."""
 
@@ -153,7 +157,7 @@ class HostRecorder:
         self.gpu.deferred = graph = []
         try:
             with pytest.MonkeyPatch.context() as patch:
-                for name in ("empty", "empty_like", "zeros", "zeros_like", "ones"):
+                for name in NEW:
                     patch.setattr(np, name, self._of_the_pool(getattr(np, name)))
                 return graph, run()
         finally:
@@ -164,7 +168,7 @@ class HostRecorder:
 
         def give(*args: Any, **how: Any) -> np.ndarray:
             made = new(*args, **how)
-            if self.gpu.deferred is None:
+            if self.gpu.deferred is None or any(made is a for a in args):
                 return made
             order = sorted(range(made.ndim), key=lambda i: -made.strides[i])
             shape = tuple(made.shape[i] for i in order)
@@ -172,7 +176,9 @@ class HostRecorder:
             given = given.transpose(sorted(range(made.ndim), key=order.__getitem__))
             if "empty" not in new.__name__:
                 there = address_only(given)
-                self.gpu.do(lambda: np.copyto(there, made))
+                copied = "contiguous" in new.__name__
+                source = address_only(args[0]) if copied else made
+                self.gpu.do(lambda: np.copyto(there, source))
             return given
 
         return give

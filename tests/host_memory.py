@@ -52,9 +52,16 @@ class Pool:
 
 
 def address_only(x: Any) -> Any:
-    """The same array of what lies there, which keeps nothing alive."""
-    if not isinstance(x, np.ndarray) or not x.size:
+    """The same array of what lies there, which keeps nothing of a pool alive."""
+    if not isinstance(x, np.ndarray) or not x.size or not _of_a_pool(x):
         return x
     extent = sum((n - 1) * s for n, s in zip(x.shape, x.strides, strict=True))
     memory = (ctypes.c_ubyte * (extent + x.itemsize)).from_address(x.ctypes.data)
     return np.ndarray(x.shape, x.dtype, memory, strides=x.strides)
+
+
+def _of_a_pool(x: np.ndarray) -> bool:
+    root: Any = x
+    while isinstance(root, np.ndarray):
+        root = root.base
+    return root is not None

@@ -156,7 +156,7 @@ def test_statistics_are_written_where_they_are_kept() -> None:
         wanted = run.moments(x)
         mean, var = np.zeros((2, 20), "f4")
         recorder = HostRecorder(gpu)  # while it records the host has no values to write
-        into = mean[4:12], var[4:12]
+        x, into = run.store(x), (mean[4:12], var[4:12])
         graph, _ = recorder.record(lambda: run.moments_into(x, *into))
         assert not mean.any() and not var.any()
         recorder.launch(graph)
