@@ -253,6 +253,19 @@ def test_a_gpu_that_failed_is_not_a_refusal(tuned: bool) -> None:
         Cudnn(cudnn, gpu).run(problem(), x, w, Settings(autotune=tuned))
 
 
+def test_nor_is_one_that_failed_while_plans_are_built() -> None:
+    gpu = HostGpu()
+    cudnn = HostCudnn(gpu)
+    cudnn.unbuilt = {0, 1, 2}  # all there are
+    gpu.broken = RuntimeError("cudaErrorIllegalAddress")
+    x, w = (to_nhwc(v) for v in draw((2, 4, 5, 5), (3, 4, 3, 3)))
+    with pytest.raises(RuntimeError, match="IllegalAddress"):
+        Cudnn(cudnn, gpu).run(problem(), x, w, Settings(autotune=True))
+    gpu.broken = None
+    with pytest.raises(Unsupported, match="not that one"):
+        Cudnn(cudnn, gpu).run(problem(), x, w, Settings(autotune=True))
+
+
 def test_no_plan_is_made_during_a_capture() -> None:
     gpu = HostGpu()
     run = Cudnn(HostCudnn(gpu), gpu)

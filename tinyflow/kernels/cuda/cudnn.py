@@ -321,9 +321,9 @@ class Cudnn:
                 run = partial(self._execute, plan, *arrays)
                 times.setdefault(self.device.replayed(run, plan.workspace), plan)
             except declines as error:
-                self.device.check()
                 why = error
         if not times:
+            self.device.check()
             raise Unsupported(_line(why) if why else "cuDNN proposes nothing") from why
         return times[min(times)]
 
