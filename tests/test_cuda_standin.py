@@ -23,8 +23,6 @@ from tinyflow import Tape, Tensor, flow, nn, ops
 from tinyflow.backend import asarray, asnumpy, device_of, numbers
 from tinyflow.data import Dataset, Loader
 from tinyflow.kernels import conv, conv_reference, pool
-from tinyflow.kernels.engine import PLAIN
-from tinyflow.ops.arguments import fits_parameters
 from tinyflow.optim import SGD, Adam, AdamW, Optimizer
 from tinyflow.testing import check_vjp, spaced
 from tinyflow.train import evaluate, train_step
@@ -365,20 +363,3 @@ def test_the_instrument(machine: Machine, name: str) -> None:
     assert len(found[1]) == len(found[0])
     for ours, theirs in zip(found[1], found[0], strict=True):
         assert ours == approximately(theirs)
-
-
-def test_float32_parameters_meet_bfloat16_values_on_the_device(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """On the engine for both; those of another dtype or of the host are refused."""
-    bfloat16 = pytest.importorskip("ml_dtypes").bfloat16
-    monkeypatch.setattr(PLAIN, "mixed", True, raising=False)
-    x, w = view(np.zeros((2, 3), bfloat16)), np.zeros((3,), "f4")
-    fits_parameters("linear", ("input", "weight", "bias"), x, view(w), None)
-    with pytest.raises(TypeError, match=r"float32 and float64 \(weight, bias\)"):
-        fits_parameters(
-            "linear", ("input", "weight", "bias"), x, view(w), view(w.astype("f8"))
-        )
-    with pytest.raises(TypeError, match=r"cuda and cpu \(input, weight, bias\)"):
-        fits_parameters("linear", ("input", "weight", "bias"), x, w, None)
-    assert machine.syncs == 0
