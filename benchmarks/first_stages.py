@@ -259,7 +259,7 @@ def speed(facts: Facts, end: float, *_: str) -> None:
     def keep(found: Sequence[gpu.Row]) -> None:
         gpu.write([*rows, *found], file)
 
-    for i, setting in enumerate(gpu.settings(True, gpu.SMALL, PRECISIONS)):
+    for i, setting in enumerate(gpu.settings(gpu.SMALL, PRECISIONS, (BATCH,))):
         left = end - time.monotonic()
         if left < SHORTEST:
             facts.put(str(setting), error="the time is up")

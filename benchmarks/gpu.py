@@ -25,7 +25,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import date
 from pathlib import Path
@@ -48,6 +48,9 @@ RESERVE = 5.0
 
 SMALL = ("resnet20", "resnet56", "vgg19", "resnet50", "se_resnet50", "densenet121")
 LARGE = SMALL[2:]
+SIZES = {128: 32, 512: 32, 64: 224}
+"""Of the images, by the size of the batch."""
+
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -170,6 +173,11 @@ def ratio(rows: Sequence[Row]) -> float | None:
     return min(theirs) / ours[0] if ours and theirs else None
 
 
+def listed(things: Collection[object]) -> str:
+    """As one reads it."""
+    return ", ".join(map(str, things))
+
+
 def heading(peers: Sequence[str]) -> str:
     """The first line of the table."""
     columns = "".join(f"{peer:>16}" for peer in peers)
@@ -190,17 +198,14 @@ def line(rows: Sequence[Row]) -> str:
 
 
 def settings(
-    quick: bool, networks: Sequence[str], precisions: Sequence[str]
+    networks: Sequence[str], precisions: Sequence[str], batches: Sequence[int]
 ) -> Iterator[Setting]:
-    """The grid: small images at two batch sizes, large ones at one."""
-    batches = (128,) if quick else (128, 512)
+    """The grid; small networks have small images only."""
     for precision in precisions:
-        for network in networks:
-            for batch in batches:
-                yield Setting(network, batch, 32, precision)
-        for network in networks if not quick else ():
-            if network in LARGE:
-                yield Setting(network, 64, 224, precision)
+        for batch in batches:
+            for network in networks:
+                if (size := SIZES[batch]) == 32 or network in LARGE:
+                    yield Setting(network, batch, size, precision)
 
 
 def main(
@@ -212,6 +217,10 @@ def main(
     ] = None,
     precision: Annotated[
         list[str] | None, typer.Option(help="Only these precisions; may be repeated.")
+    ] = None,
+    batch: Annotated[
+        list[int] | None,
+        typer.Option(help="Only these batches (64: of 224 pixels); may be repeated."),
     ] = None,
     peer: Annotated[
         list[str] | None, typer.Option(help=f"Only these of {', '.join(PEERS)}.")
@@ -246,10 +255,13 @@ def main(
         raise typer.Exit(2) from None
     networks = network or (("resnet20", "resnet50") if quick else SMALL)
     precisions = precision or (("tf32",) if quick else PRECISIONS)
+    batches = batch or ((128,) if quick else tuple(SIZES))
     peers = peer or list(PEERS)
-    for name, known in ((set(precisions), PRECISIONS), (set(peers), PEERS)):
-        if wrong := name - set(known):
-            sentence = f"unknown {', '.join(wrong)}; choose from {', '.join(known)}"
+    known: tuple[tuple[Sequence[object], Collection[object]], ...]
+    known = (precisions, PRECISIONS), (peers, PEERS), (batches, SIZES)
+    for asked, there in known:
+        if wrong := set(asked) - set(there):
+            sentence = f"unknown {listed(wrong)}; choose from {listed(there)}"
             print(f"benchmarks.gpu: {sentence}", file=sys.stderr)
             raise typer.Exit(2)
     print(heading(peers))
@@ -259,7 +271,7 @@ def main(
     def keep(found: Sequence[Row]) -> None:
         write([*rows, *found], path)
 
-    grid = list(settings(quick, networks, precisions))
+    grid = list(settings(networks, precisions, batches))
     end = math.inf if limit is None else time.monotonic() + limit
     for i, setting in enumerate(grid):
         found = measure(

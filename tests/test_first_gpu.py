@@ -98,7 +98,7 @@ def test_the_file_is_written_after_every_answer(
 
     monkeypatch.setattr(gpu, "choose_device", lambda name: ("cuda", "pretended"))
     monkeypatch.setattr(gpu.measure, "__defaults__", (Watching,))
-    gpu.main(True, ["resnet20", "vgg19"], None, ["torch"], 3, None, file)
+    gpu.main(True, ["resnet20", "vgg19"], peer=["torch"], rounds=3, json_file=file)
     # Two settings of a first answer, three rounds and the memory; before the very first
     # answer there is no file.
     assert seen == [0, 1, 2, 3, 3, 3, 4, 5, 6][: len(seen)] and len(seen) == 9
@@ -120,7 +120,7 @@ def test_a_limit_reaches_every_network(
     monkeypatch.setattr(gpu, "choose_device", lambda name: ("cuda", "pretended"))
     monkeypatch.setattr(gpu, "measure", measure)
     file = tmp_path / "gpu.json"
-    gpu.main(True, list(gpu.SMALL), None, None, 3, 600.0, file)
+    gpu.main(True, list(gpu.SMALL), limit=600.0, json_file=file)
     assert [name for name, _ in given] == list(gpu.SMALL)
     # None of them took its time, which the later ones have.
     wanted = [100, 120, 150, 200, 300, 600]

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+import typer
 from typer.testing import CliRunner
 
 import models
@@ -332,12 +333,52 @@ def test_without_a_captured_time_there_is_no_ratio() -> None:
 
 
 def test_the_grid() -> None:
-    grid = list(gpu.settings(False, gpu.SMALL, PRECISIONS))
+    grid = list(gpu.settings(gpu.SMALL, PRECISIONS, tuple(gpu.SIZES)))
     assert len(grid) == len(set(grid)) == 3 * (6 * 2 + 4)
     assert gpu.Setting("resnet50", 64, 224, "bfloat16") in grid
     assert not [s for s in grid if s.size == 224 and s.network == "resnet20"]
-    quick = list(gpu.settings(True, ("resnet20",), ("tf32",)))
+    quick = list(gpu.settings(("resnet20",), ("tf32",), (128,)))
     assert [dataclasses.astuple(s) for s in quick] == [("resnet20", 128, 32, "tf32")]
+
+
+@pytest.mark.parametrize(
+    ("options", "networks", "batches"),
+    [
+        ({}, set(gpu.SMALL), {128, 512, 64}),
+        ({"quick": True}, {"resnet20", "resnet50"}, {128}),
+        ({"batch": [64]}, set(gpu.LARGE), {64}),
+        ({"quick": True, "batch": [512]}, {"resnet20", "resnet50"}, {512}),
+    ],
+)
+def test_the_options_choose_what_is_measured(
+    options: dict[str, Any],
+    networks: set[str],
+    batches: set[int],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    asked: list[gpu.Setting] = []
+
+    def measure(setting: gpu.Setting, *_: object, **__: object) -> list[gpu.Row]:
+        asked.append(setting)
+        return [gpu.Row(setting, "torch")]
+
+    monkeypatch.setattr(gpu, "choose_device", lambda name: ("cuda", "pretended"))
+    monkeypatch.setattr(gpu, "measure", measure)
+    gpu.main(**options, rounds=1, json_file=tmp_path / "gpu.json")
+    assert {s.network for s in asked} == networks
+    assert {s.batch for s in asked} == batches
+
+
+def test_an_unknown_batch_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(gpu, "choose_device", lambda name: ("cuda", "pretended"))
+    with pytest.raises(typer.Exit) as ended:
+        gpu.main(batch=[127])
+    assert ended.value.exit_code == 2
+    said = "benchmarks.gpu: unknown 127; choose from 128, 512, 64\n"
+    assert capsys.readouterr().err == said
 
 
 def run(*arguments: str, **how: Any) -> subprocess.CompletedProcess[str]:
