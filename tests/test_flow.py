@@ -7,6 +7,7 @@ import pytest
 
 import models
 from tinyflow import Tape, Tensor, flow, fork, mark, nn, ops
+from tinyflow.flow import paths
 from tinyflow.flow.blocks import find_blocks, split
 from tinyflow.flow.counterfactual import branch_edges, counterfactual, first_weight
 from tinyflow.flow.paths import path_gradient, residual_blocks
@@ -227,6 +228,54 @@ def test_veits_estimate_is_exact_where_all_paths_are_sampled(small):
     assert found.veit[6] == pytest.approx(only)
     assert found.veit[0] == pytest.approx(found.norms[0])
     assert len(found.veit) == 7
+
+
+def brute(small, k):
+    """Every path of length k of the small network, one by one."""
+    blocks = residual_blocks(small)
+    return [
+        path_gradient(small, blocks, set(crossed))
+        for crossed in combinations(range(len(blocks)), k)
+    ]
+
+
+def test_all_paths_are_looked_at_where_there_are_few(small):
+    found = flow.spectrum(small, veit_samples=1)
+    for k in range(7):
+        each = brute(small, k)
+        sizes = sorted(map(norm, each))
+        assert sorted(found.singles[k]) == pytest.approx(sizes)
+        assert found.veit[k] == pytest.approx(len(each) * np.mean(sizes))
+        squares = sum(norm(c) ** 2 for c in each)
+        expected = norm(sum(each)) / np.sqrt(squares)
+        assert found.coherence[k] == pytest.approx(expected)
+        assert found.coherence_range[k] == (found.coherence[k],) * 2
+    again = flow.spectrum(small, veit_samples=2, seed=9)  # nothing is left to choose
+    assert (again.veit, again.coherence) == (found.veit, found.coherence)
+
+
+def test_sampled_paths_and_random_signs_agree_with_all_of_them(small, monkeypatch):
+    every = flow.spectrum(small, veit_samples=1)
+    monkeypatch.setattr(paths, "ENUMERATED", 63)
+    monkeypatch.setattr(paths, "SIGNS", 64)
+    sampled = flow.spectrum(small, veit_samples=6, seed=1)
+    assert [len(s) for s in sampled.singles] == [1, 6, 6, 6, 6, 6, 1]
+    assert sampled.singles[1] == pytest.approx(every.singles[1])  # all six of them
+    for k in range(7):
+        low, high = sampled.coherence_range[k]
+        assert low - 1e-9 <= every.coherence[k] * (1 + 1e-12) <= high + 1e-2
+        assert set(np.round(sampled.singles[k], 12)) <= set(
+            np.round(every.singles[k], 12)
+        )
+
+
+def test_at_initial_weights_paths_are_orthogonal():
+    """Their sum is as long as the root of the summed squares; norms do not add up."""
+    found = flow.spectrum(probe("resnet20", "float32", n=2), veit_samples=1)
+    assert max(abs(c - 1) for c in found.coherence) < 0.1
+    for k in range(1, 9):
+        overstated = found.veit[k] / found.norms[k]
+        assert overstated == pytest.approx(np.sqrt(found.paths[k]), rel=0.5)
 
 
 def test_gates_are_counted_apart_and_sum_to_the_lengths():

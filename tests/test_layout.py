@@ -40,7 +40,8 @@ SUMMARY = Summary(
 )  # fmt: skip
 SPECTRUM = Spectrum(
     54, [0, 27], [1e-9, 2.0], [-1e-9, 1.0], [1, 1_946_939_425_648_112], 2.0, 0.0, 1.0,
-    veit=[1e-9, math.nan],
+    veit=[1e-9, math.nan], singles=[[1e-9], [0.5, 1.0, 2.0]],
+    coherence=[1.0, math.nan], coherence_range=[(1.0, 1.0), (0.87, 1.13)],
 )  # fmt: skip
 POINTS = [
     DepthPoint(kind, d, 0, 0.1, 1e-5, 1.0, growth, 2.3, 1e-16)
@@ -51,6 +52,7 @@ CLAIM = {
     "seeds": "0, 1, 2", "weights": "epoch 3 of runs/" + "long" * 40, "verdict": "holds",
     "statement": "the component remains, so the gradient does not shrink " * 3,
     "quantity": "‖g_x‖ ≥ ‖shortcut term‖, per block", "decided_by": "true 1e-12 " * 9,
+    "interval": "g_x_over_shortcut 1.2 (1.1 to 1.3)", "batches": 2,
 }  # fmt: skip
 TITLE = "resnet20 · epoch 3 of runs/some-rather-long-name, seed 5 · cifar10, 10 classes"
 TABLES = {
@@ -89,9 +91,25 @@ def test_claims_are_whole_sentences_at_any_width(width):
     text = tables.judged([CLAIM, CLAIM], TITLE, width)
     assert max(map(len, text.splitlines())) <= min(width, PROSE)
     said = "".join(text.split())
-    for key in ("id", "source", "statement", "quantity", "verdict", "decided_by"):
+    for key in (
+        "id",
+        "source",
+        "statement",
+        "quantity",
+        "verdict",
+        "decided_by",
+        "interval",
+    ):
         assert "".join(str(CLAIM[key]).split()) in said
     assert said.count("verdict:") == 2 and "1e-12" in text.split()
+    assert "2batcheseach" in said and said.count("Student's") == 1
+
+
+def test_a_claim_that_is_counted_names_no_seeds_and_no_interval():
+    counted = {**CLAIM, "seeds": "", "interval": "", "batches": 0}
+    said = tables.judged([counted], TITLE, 100)
+    assert re.search(r"^  on: +resnet20$", said, re.MULTILINE)
+    assert "seeds" not in said and "nterval" not in said
 
 
 @pytest.mark.parametrize(

@@ -233,6 +233,9 @@ def claims(
         typer.Option(help="Only this one of the above; may be given again."),
     ] = None,
     seeds: Annotated[int, typer.Option(help="Networks each, from --seed on.")] = 1,
+    batches: Annotated[
+        int, typer.Option(help="Batches per seed, of other images each.")
+    ] = 1,
     train_steps: Annotated[
         int, typer.Option(help="Judge small nets after so many steps, too.")
     ] = 0,
@@ -242,11 +245,13 @@ def claims(
 ) -> None:
     """Judge the claims; the help lists them."""
     with analysis("claims", settings, output) as work:
-        wanted = check_claims(settings, claim, seeds, train_steps)
+        wanted = check_claims(settings, claim, seeds, batches, train_steps)
         setup, left = chosen_setup(work.source, full)
         work.leave_out(left)
         found = work.kept(
-            judged(work.source, setup, wanted, seeds, train_steps, work.progress)
+            judged(
+                work.source, setup, wanted, seeds, batches, train_steps, work.progress
+            )
         )
         if not found:
             raise flow.FlowError(
@@ -266,6 +271,9 @@ def claims(
         work.content["claims"], work.content["measured"] = rows, measured
         work.folder.csv("claims.csv", rows)
         work.folder.csv("measured.csv", measured)
+        intervals = to_rows(found, intervals=True)
+        work.content["intervals"] = intervals
+        work.folder.csv("intervals.csv", intervals)
 
 
 @app.command(cls=COMMAND)

@@ -5,17 +5,18 @@
     from tinyflow.flow.claims import claims, to_rows
     found = claims(images, labels, seeds=[0, 1, 2])
     for row in to_rows(found):
-        print(row["id"], row["mode"], row["verdict"], row["decided_by"])
+        print(row["id"], row["verdict"], row["decided_by"], row["interval"])
 
-Every claim is a function of a :class:`~tinyflow.flow.claims_bench.Bench`: it turns
-numbers into cases, and :func:`~tinyflow.flow.claims_verdict.judge` turns cases into a
-verdict by one rule. Nothing here knows how a claim ends. ``to_rows(found,
-measured=True)`` lists the numbers per model and seed; both are strict JSON.
+Every claim is a function of a :class:`~tinyflow.flow.claims_bench.Bench`, registered by
+:func:`~tinyflow.flow.claims_table.claim`: it turns numbers into cases, and
+:func:`~tinyflow.flow.claims_verdict.judge` turns cases into a verdict by one rule.
+Nothing here knows how a claim ends. ``to_rows(found, measured=True)`` lists the numbers
+per model and seed, ``intervals=True`` their intervals; all are strict JSON.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields, replace
 from difflib import get_close_matches
@@ -23,66 +24,43 @@ from statistics import StatisticsError
 from typing import Any
 
 from tinyflow.backend import Array
-from tinyflow.flow.claims_bench import Asked, Bench, Models, Trained
-from tinyflow.flow.claims_blocks import (
-    plain_depth,
-    plain_equation,
-    plain_limit,
-    residual_equation,
-    residual_limit,
-    residual_remains,
+from tinyflow.flow import (
+    claims_blocks,
+    claims_counts,
+    claims_dense,
+    claims_desmith,
+    claims_gates,
+    claims_paths,
+    claims_quadir,
+    claims_training,
 )
-from tinyflow.flow.claims_dense import (
-    dense_bound,
-    dense_law,
-    dense_printed,
-    dense_sum,
-    order_of_four,
-)
-from tinyflow.flow.claims_gates import (
-    gate_against_residual,
-    gate_component,
-    gate_equation,
-    gate_limit,
-)
-from tinyflow.flow.claims_paths import (
-    damped_gradient,
-    damped_variance,
-    full_gradient,
-    path_decay,
-    relu_identity,
-    short_paths,
-)
+from tinyflow.flow.claims_bench import Asked, Bench, Draw, Models, Trained
 from tinyflow.flow.claims_setup import FULL, QUICK, Setup, train_briefly
-from tinyflow.flow.claims_verdict import Claim, to_rows
+from tinyflow.flow.claims_table import CLAIMS, Claim, to_rows
 from tinyflow.flow.probe import FlowError
 from tinyflow.flow.progress import Progress
 
-__all__ = ["CLAIMS", "Claim", "claims", "iter_claims", "to_rows", "train_briefly"]
+__all__ = [
+    "CLAIMS",
+    "ROOMS",
+    "Claim",
+    "claims",
+    "iter_claims",
+    "to_rows",
+    "train_briefly",
+]
 
-CLAIMS: dict[str, Callable[[Bench], Claim | None]] = {
-    "noh1-equation": plain_equation,
-    "noh1-limit": plain_limit,
-    "noh1-depth": plain_depth,
-    "noh2-equation": residual_equation,
-    "noh2-remains": residual_remains,
-    "noh2-limit": residual_limit,
-    "noh3-equation": gate_equation,
-    "noh3-limit": gate_limit,
-    "noh3-component": gate_component,
-    "noh3-first-layer": gate_against_residual,
-    "noh5-sum": dense_sum,
-    "noh5-printed": dense_printed,
-    "noh6-bound": dense_bound,
-    "noh6-law": dense_law,
-    "noh-order": order_of_four,
-    "quadir-relu": relu_identity,
-    "quadir-full": full_gradient,
-    "veit-short-paths": short_paths,
-    "veit-decay": path_decay,
-    "desmith-gradient": damped_gradient,
-    "desmith-variance": damped_variance,
-}
+ROOMS = (
+    claims_blocks,
+    claims_gates,
+    claims_dense,
+    claims_counts,
+    claims_paths,
+    claims_quadir,
+    claims_training,
+    claims_desmith,
+)
+"""The modules that hold claims; each registers its own when imported."""
 
 
 def check_names(only: Iterable[str] | None) -> list[str]:
@@ -111,6 +89,9 @@ def iter_claims(
     training: bool = True,
     only: Iterable[str] | None = None,
     num_classes: int = 10,
+    draw: Draw | None = None,
+    batches: int = 1,
+    curves: Mapping[str, Sequence[Sequence[float]]] | None = None,
     progress: Progress | None = None,
 ) -> Iterator[Claim]:
     """Judge every claim at initialisation and, where trained networks are given, there.
@@ -127,6 +108,11 @@ def iter_claims(
         training: batch statistics, or running ones (which a fresh network has not yet).
         only: names from :data:`CLAIMS`; all if None.
         num_classes: outputs of the classifiers.
+        draw: ``draw(seed, batch)``, images and labels like the first; each seed then
+            has batches of its own. Without it all see the same one.
+        batches: how many per seed; above 1 they need `draw`.
+        curves: training losses by network, a list per seed, for the claims about
+            convergence; left out without.
         progress: told what is measured, and how much there is to measure.
 
     Yields:
@@ -134,8 +120,13 @@ def iter_claims(
         it is judged.
 
     Raises:
-        FlowError: `only` names a claim that does not exist.
+        FlowError: `only` names a claim that does not exist, or there are several
+            batches and nothing to draw them with.
     """
+    if batches < 1 or (batches > 1 and draw is None):
+        raise FlowError(
+            f"batches={batches}: give 1 or more, and draw= where there are several"
+        )
     wanted = check_names(only)
     chosen = setup or (QUICK if quick else FULL)
     benches = [
@@ -148,12 +139,16 @@ def iter_claims(
             training=training,
             num_classes=num_classes,
             progress=progress,
+            draw=draw,
+            batches=batches,
         )
     ]
     if trained:
         names = trained.models if isinstance(trained, Trained) else trained
         part = chosen.only(list(names))
-        benches.append(replace(benches[0], trained=trained, setup=part))
+        benches.append(
+            replace(benches[0], trained=trained, setup=part, curves=curves or {})
+        )
     if progress is not None:
         progress.plan(sum(planned(bench, wanted) for bench in benches))
     for bench in benches:

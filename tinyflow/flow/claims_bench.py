@@ -1,39 +1,39 @@
-"""What the claims are measured on: networks, seeds, one batch, each looked at once.
+"""What the claims are measured on: networks, seeds, batches, each looked at once.
 
-A :class:`Bench` builds (or is given) networks, probes each on the same batch and keeps
-the numbers, not the tapes: a :class:`Reading` per network and seed, from which every
-claim draws.
+A :class:`Bench` builds (or is given) networks, probes each on a batch and keeps the
+numbers, not the tapes: a :class:`Reading` per network and unit, from which every claim
+draws. A unit is a seed and a batch; where the bench can draw, every seed has its own.
 """
 
 from __future__ import annotations
 
 import copy
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from models import build_model
 from tinyflow import nn
 from tinyflow.backend import Array, device_of
-from tinyflow.flow.blocks import Terms, find_blocks, measure
+from tinyflow.flow.claims_differences import Difference, differences
+from tinyflow.flow.claims_nets import build
+from tinyflow.flow.claims_readings import Reading, read
 from tinyflow.flow.claims_setup import QUICK, Setup
 from tinyflow.flow.claims_shrink import Shrink, shrink
-from tinyflow.flow.claims_sums import LayerSum, layer_sum
-from tinyflow.flow.claims_verdict import Case, Claim, Condition, judge, summary
-from tinyflow.flow.counterfactual import first_weight
-from tinyflow.flow.dense import DenseBlock, dense_terms
 from tinyflow.flow.depth import ends, ratio, rms
-from tinyflow.flow.paths import Spectrum, path_gradient, residual_blocks, spectrum
-from tinyflow.flow.probe import TOLERANCE, Probe, dot, norm, probe
+from tinyflow.flow.paths import Spectrum, looking, spectrum
+from tinyflow.flow.probe import Probe, norm, probe
 from tinyflow.flow.progress import Progress, silent
+from tinyflow.tape import EDGES
 
 T = TypeVar("T")
+Draw = Callable[[int, int], tuple[Array, Array]]
 Models = Mapping[str, Sequence[nn.Module]]
-LOOKING, PATHS, SHRINKING = "looking at", "paths of", "shrinking F in"
-PATH_WORK, SHRINK_WORK = 1.0, 4.0  # of a layer, against looking at it
+LOOKING, FLOW, PATHS = "looking at", "flow of", "paths of"
+DIFFERENCES, SHRINKING = "differences of", "shrinking F in"
+WORK = {LOOKING: 1.0, FLOW: 0.5, DIFFERENCES: 2.0, SHRINKING: 4.0}
+"""Of a layer, against looking at it."""
 
 
 @dataclass(frozen=True)
@@ -52,70 +52,39 @@ class Trained:
 
 
 @dataclass(frozen=True)
-class Reading:
-    """The numbers of one network with one seed on the bench's batch.
+class Unit:
+    """One seed and one batch: which network of a name, and what to call it.
 
     Attributes:
-        model, seed: which; of a trained network, its place in the list given.
-        loss: of the batch.
-        weight: ‖∂L/∂W‖ of the first layer.
-        first, last, first_rms, last_rms: gradient at the two ends, see
-            :func:`tinyflow.flow.depth.ends`; L2 norm, and per √(number of entries).
-        normalised: whether the network has batch normalisation.
-        terms: of its blocks; empty in a DenseNet.
-        dense: its dense blocks, if any.
-        sums: of the maps of the first dense block, see :class:`LayerSum`.
-        variances: (Var x, Var F) per residual block.
-        shortcuts: ‖c₀‖, the gradient along the path of shortcuts alone, and its signed
-            share ⟨c₀, g⟩ / ‖g‖²; None without shortcuts.
-        closure: largest conservation error.
+        index: of the network among those of its name.
+        seed: of its initial weights; of a trained one without a seed, its index.
+        batch: which of the seed's batches.
+        label: ``0``, or ``0.1`` where there is more than one batch.
     """
 
-    model: str
+    index: int
     seed: int
-    loss: float
-    weight: float
-    first: float
-    last: float
-    first_rms: float
-    last_rms: float
-    normalised: bool
-    terms: tuple[Terms, ...] = ()
-    dense: tuple[DenseBlock, ...] = ()
-    sums: tuple[LayerSum, ...] = ()
-    variances: tuple[tuple[float, float], ...] = ()
-    shortcuts: tuple[float, float] | None = None
-    closure: float = 0.0
-
-    @property
-    def setting(self) -> str:
-        """Model and seed in a word."""
-        return f"{self.model}/{self.seed}"
-
-    @property
-    def growth(self) -> float:
-        """By what factor ‖g‖ grew from the last map to the first block."""
-        return ratio(self.first, self.last)
-
-    @property
-    def growth_rms(self) -> float:
-        """The same per √(number of entries)."""
-        return ratio(self.first_rms, self.last_rms)
+    batch: int
+    label: str
 
 
 @dataclass
 class Bench:
-    """One batch, and networks to look at.
+    """Batches, and networks to look at.
 
     Attributes:
         images, labels: the batch, images in any float precision.
         seeds: of the initial weights; with `trained`, how the given networks are named.
-        dtype: precision of all but the shrink test.
+        dtype: precision of all but the shrink test and finite differences (float64).
         trained: networks to judge; None means fresh ones are built.
         setup: which networks, and sizes.
         training: whether normalisation uses the batch's statistics.
         num_classes: of the networks built here.
         progress: told what is being measured.
+        draw: ``draw(seed, batch)``, another batch of that size; without it every seed
+            sees the same one.
+        batches: how many per seed.
+        curves: training losses step by step, per network and seed; empty if none.
     """
 
     images: Array
@@ -127,11 +96,10 @@ class Bench:
     training: bool = True
     num_classes: int = 10
     progress: Progress | None = None
-    _readings: dict[str, list[Reading]] = field(init=False, default_factory=dict)
-    _spectra: dict[str, list[Spectrum]] = field(init=False, default_factory=dict)
-    _shrunk: dict[tuple[str, bool], list[Shrink]] = field(
-        init=False, default_factory=dict
-    )
+    draw: Draw | None = None
+    batches: int = 1
+    curves: Mapping[str, Sequence[Sequence[float]]] = field(default_factory=dict)
+    _kept: dict[tuple[Any, ...], list[Any]] = field(init=False, default_factory=dict)
 
     @property
     def given(self) -> Trained | None:
@@ -145,9 +113,23 @@ class Bench:
         """Either "init" or "trained"."""
         return "init" if self.trained is None else "trained"
 
-    def count(self, name: str) -> int:
-        """How many networks of that name there are."""
-        return len(self.seeds if self.given is None else self.given.models[name])
+    @property
+    def weights(self) -> str:
+        """What weights the networks have, in words."""
+        return "initial weights" if self.given is None else self.given.weights
+
+    def units(self, name: str) -> list[Unit]:
+        """A unit per network of that name and batch."""
+        if self.given is None:
+            seeds = self.seeds
+        else:
+            count = len(self.given.models[name])
+            seeds = self.given.seeds or tuple(range(count))
+        return [
+            Unit(i, seed, b, f"{seed}.{b}" if self.batches > 1 else f"{seed}")
+            for i, seed in enumerate(seeds)
+            for b in range(self.batches)
+        ]
 
     def model(self, name: str, index: int, dtype: str) -> nn.Module:
         """A network of its own for the caller, in `dtype`."""
@@ -155,7 +137,7 @@ class Bench:
             given = copy.deepcopy(self.given.models[name][index])
             return given.to(device_of(self.images), dtype)
         _, channels, size, _ = self.images.shape
-        built = build_model(
+        built = build(
             name,
             num_classes=self.num_classes,
             image_size=size,
@@ -164,132 +146,105 @@ class Bench:
         )
         return built.to(device_of(self.images), dtype)
 
-    def seed(self, index: int) -> int:
-        """The seed of the network at `index`; its place if that is all one knows."""
-        seeds = self.seeds if self.given is None else self.given.seeds
-        return seeds[index] if seeds else index
+    def batch(self, unit: Unit, dtype: str, most: int | None) -> tuple[Array, Array]:
+        """The first `most` images of a unit's batch, in `dtype`, and their labels."""
+        images, labels = self.images, self.labels
+        if self.draw is not None:
+            images, labels = self.draw(unit.seed, unit.batch)
+        return images[:most].astype(dtype), labels[:most]
 
-    @property
-    def weights(self) -> str:
-        """What weights the networks have, in words."""
-        return "initial weights" if self.given is None else self.given.weights
+    def probe(
+        self,
+        name: str,
+        unit: Unit,
+        most: int | None = None,
+        dtype: str = "",
+        retain: str = EDGES,
+    ) -> tuple[nn.Module, Probe]:
+        """A fresh look at one network, on the first `most` images."""
+        dtype = dtype or self.dtype
+        model = self.model(name, unit.index, dtype)
+        x, labels = self.batch(unit, dtype, most)
+        return model, probe(model, x, labels, training=self.training, retain=retain)
 
-    def each(self, what: str, name: str, measure: Callable[[int], T]) -> list[T]:
-        """Measure every network of that name, saying what is measured."""
-        found = []
-        for i in range(self.count(name)):
-            if self.progress is not None:
-                told = f"{what} {name}, {self.weights}, seed {self.seed(i)}"
-                self.progress.begin(told, self.work(what, name))
-            found.append(measure(i))
-        return found
+    def _each(
+        self, what: str, names: Sequence[str], look: Callable[[str, Unit], T], *key: Any
+    ) -> list[T]:
+        """`look` at every network of these names and every unit, once, saying so."""
+        for name in names:
+            if (what, name, *key) not in self._kept:
+                found = []
+                for unit in self.units(name):
+                    if self.progress is not None:
+                        told = f"{what} {name}, {self.weights}, seed {unit.seed}"
+                        told += f", batch {unit.batch}" if self.batches > 1 else ""
+                        self.progress.begin(told, self.work(what, name))
+                    found.append(look(name, unit))
+                self._kept[what, name, *key] = found
+        return [found for name in names for found in self._kept[what, name, *key]]
 
     def work(self, what: str, name: str) -> float:
         """About how long one such measurement takes, in layers looked at."""
         layers = float(re.sub(r"\D", "", name) or 20)
         if what == PATHS:
-            return layers * (1 + self.setup.samples) * PATH_WORK
-        return layers * (SHRINK_WORK if what == SHRINKING else 1)
-
-    def probe(self, name: str, index: int, batch: int | None = None) -> Probe:
-        """A fresh look at one network, on the first `batch` images."""
-        model = self.model(name, index, self.dtype)
-        x = self.images[:batch].astype(self.dtype)
-        return probe(model, x, self.labels[:batch], training=self.training)
+            return layers * (1 + looking(round(layers / 2), self.setup.samples))
+        return layers * WORK[what]
 
     def readings(self, *names: str) -> list[Reading]:
-        """All networks of these names, each measured once."""
+        """All numbers of these networks."""
 
-        def measure(name: str, i: int) -> Reading:
-            return read(self.probe(name, i), name, self.seed(i))
+        def look(name: str, unit: Unit) -> Reading:
+            return read(self.probe(name, unit)[1], name, unit.label)
 
-        for name in names:
-            if name not in self._readings:
-                found = self.each(LOOKING, name, partial(measure, name))
-                self._readings[name] = found
-        return [reading for name in names for reading in self._readings[name]]
+        return self._each(LOOKING, names, look)
 
-    def spectra(self, name: str) -> list[Spectrum]:
-        """The path spectrum of each network of that name, on `path_batch` images."""
+    def flows(self, *names: str) -> list[tuple[str, str, float, float]]:
+        """(name, unit, growth, growth per entry) only, which is cheap."""
 
-        def measure(i: int) -> Spectrum:
-            return spectrum(
-                self.probe(name, i, self.setup.path_batch),
-                veit_samples=self.setup.samples,
-                seed=self.seed(i),
-                progress=silent if self.progress is None else self.progress.within,
-            )
+        def look(name: str, unit: Unit) -> tuple[str, str, float, float]:
+            first, last = ends(self.probe(name, unit, retain="tensors")[1].tape)
+            growth = ratio(norm(first.grad), norm(last.grad))
+            return name, unit.label, growth, ratio(rms(first), rms(last))
 
-        if name not in self._spectra:
-            self._spectra[name] = self.each(PATHS, name, measure)
-        return self._spectra[name]
+        return self._each(FLOW, names, look)
+
+    def spectra(self, *names: str) -> list[tuple[str, Spectrum]]:
+        """(setting, path spectrum) of these networks, on `path_batch` images."""
+
+        def look(name: str, unit: Unit) -> tuple[str, Spectrum]:
+            _, p = self.probe(name, unit, self.setup.path_batch)
+            samples, seed = self.setup.samples, unit.seed + self.setup.path_seed
+            told = silent if self.progress is None else self.progress.within
+            found = spectrum(p, veit_samples=samples, seed=seed, progress=told)
+            return f"{name}/{unit.label}", found
+
+        return self._each(PATHS, names, look)
+
+    def differences(self, *names: str) -> list[tuple[str, Difference]]:
+        """(unit, finite difference) of every block, on `exact_batch` images."""
+
+        def look(name: str, unit: Unit) -> list[tuple[str, Difference]]:
+            most = self.setup.exact_batch
+            found = differences(*self.probe(name, unit, most, "float64"))
+            return [(f"{name}:{d.block}/{unit.label}", d) for d in found]
+
+        return [d for ds in self._each(DIFFERENCES, names, look) for d in ds]
 
     def shrunk(self, *names: str, constant: bool = False) -> list[Shrink]:
-        """The shrink test of these networks, see :func:`shrink`."""
-        n = self.setup.shrink_batch
+        """The shrink test of these networks, on `exact_batch` images."""
 
-        def measure(name: str, i: int) -> Shrink:
+        def look(name: str, unit: Unit) -> Shrink:
             return shrink(
-                partial(self.model, name, i, "float64"),
+                partial(self.model, name, unit.index, "float64"),
                 name,
-                self.seed(i),
-                self.images[:n].astype("float64"),
-                self.labels[:n],
+                unit.label,
+                *self.batch(unit, "float64", self.setup.exact_batch),
                 at=self.setup.shrink_at,
                 constant=constant,
                 training=self.training,
             )
 
-        for name in names:
-            if (name, constant) not in self._shrunk:
-                found = self.each(SHRINKING, name, partial(measure, name))
-                self._shrunk[name, constant] = found
-        return [found for name in names for found in self._shrunk[name, constant]]
-
-    def settle(
-        self,
-        identity: str,
-        source: str,
-        statement: str,
-        quantity: str,
-        cases: Sequence[Case],
-        closures: Sequence[float],
-        *,
-        conditions: Sequence[Condition] = (),
-        features: Mapping[str, str] | None = None,
-        note: str = "",
-        dtype: str = "",
-        batch: int | None = None,
-    ) -> Claim | None:
-        """A claim from its cases by :func:`judge`; None if there are no cases."""
-        if not cases:
-            return None
-        judged = judge(cases, conditions, features or {})
-        settings = [case.setting.rpartition("/") for case in cases]
-        names = dict.fromkeys(model.partition(":")[0] for model, _, _ in settings)
-        seeds = dict.fromkeys(seed for _, _, seed in settings)
-        precision = dtype or self.dtype
-        worst = max(closures, default=0.0)
-        return Claim(
-            id=identity,
-            source=source,
-            statement=statement,
-            quantity=quantity,
-            measured=summary(cases),
-            verdict=judged.verdict,
-            decided_by=judged.why + (f"; {note}" if note else ""),
-            settings={
-                "models": list(names),
-                "seeds": list(seeds),
-                "mode": self.mode,
-                "weights": self.weights,
-                "statistics": "batch" if self.training else "running",
-                "dtype": precision,
-                "batch": len(self.labels[:batch]),
-            },
-            closure_max=worst,
-            conserved=worst <= TOLERANCE.get(precision, 1e-5),
-        )
+        return self._each(SHRINKING, names, look, constant)
 
 
 @dataclass
@@ -300,71 +255,13 @@ class Asked(Bench):
         amount: the work, by what is measured.
     """
 
-    amount: dict[tuple[str, ...], float] = field(init=False, default_factory=dict)
+    amount: dict[tuple[Any, ...], float] = field(init=False, default_factory=dict)
 
-    def _note(self, what: str, name: str, how: str = "") -> None:
-        self.amount[what, name, how] = self.count(name) * self.work(what, name)
-
-    def readings(self, *names: str) -> list[Reading]:
+    def _each(
+        self, what: str, names: Sequence[str], look: Callable[[str, Unit], T], *key: Any
+    ) -> list[T]:
         """None, and noted."""
         for name in names:
-            self._note(LOOKING, name)
+            work = len(self.units(name)) * self.work(what, name)
+            self.amount[what, name, *key] = work
         return []
-
-    def spectra(self, name: str) -> list[Spectrum]:
-        """None, and noted."""
-        self._note(PATHS, name)
-        return []
-
-    def shrunk(self, *names: str, constant: bool = False) -> list[Shrink]:
-        """None, and noted."""
-        for name in names:
-            self._note(SHRINKING, name, str(constant))
-        return []
-
-
-def read(p: Probe, name: str, seed: int) -> Reading:
-    """All numbers of one probe; afterwards the tape can go."""
-    tape = p.tape
-    first, last = ends(tape)
-    terms: list[Terms] = []
-    dense: list[DenseBlock] = []
-    sums: list[LayerSum] = []
-    variances, shortcuts = [], None
-    if any(path.endswith(".x0") for path in tape.names):
-        dense = dense_terms(tape)
-        sums = [layer_sum(tape, dense[0], j) for j in (0, len(dense[0].sources) // 2)]
-    else:
-        blocks = find_blocks(tape)
-        terms = [measure(tape, b) for b in blocks]
-        if any(b.residual is not None for b in blocks):
-            forks = residual_blocks(p)
-            bare, g = path_gradient(p, forks, set()), forks[0].x.grad
-            shortcuts = norm(bare), dot(bare, g) / (norm(g) ** 2 or 1.0)
-            variances = [(_variance(b.x.value), _variance(b.f.value)) for b in forks]
-    return Reading(
-        model=name,
-        seed=seed,
-        loss=p.loss.item(),
-        weight=norm(first_weight(p).grad),
-        first=norm(first.grad),
-        last=norm(last.grad),
-        first_rms=rms(first),
-        last_rms=rms(last),
-        normalised=any(node.op == "batch_norm" for node in tape.nodes),
-        terms=tuple(terms),
-        dense=tuple(dense),
-        sums=tuple(sums),
-        variances=tuple(variances),
-        shortcuts=shortcuts,
-        closure=max(
-            [t.closure for t in terms]
-            + [d.closure for d in dense]
-            + [s.closure for s in sums]
-        ),
-    )
-
-
-def _variance(value: Array | None) -> float:
-    """Over all entries, in float64; NaN for None."""
-    return math.nan if value is None else float(value.var(dtype="float64"))

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from models import MODELS, build_model, full_name
+from models import MODELS, full_name
 from tinyflow import nn
 from tinyflow.backend import Array
 from tinyflow.data import Dataset, normalize
-from tinyflow.optim import SGD
+from tinyflow.flow.claims_nets import ADAM_LR, OWN, build
+from tinyflow.optim import SGD, Adam, Optimizer
 from tinyflow.train.step import train_step
 
 
@@ -24,26 +25,34 @@ class Setup:
     Attributes:
         plain, vgg, residual, se, dense: networks by name.
         paths: those whose whole path spectrum is taken, each costing ≈ L²/2 branch
-            pullbacks on `path_batch` images, and `samples` single paths per length.
+            pullbacks on `path_batch` images, and `samples` single paths per length
+            where not all can be looked at; `path_seed` shifts their choice.
         deep: those with enough blocks in a stage to fit a law over them.
         four: a VGG, a ResNet, an SE-ResNet and a DenseNet to put in order.
         shrunk: plain nets for the shrink test, with batch normalisation and without.
-        shrink_batch: images for the shrink test, which runs in float64.
+        quadir: Quadir's networks, see :mod:`tinyflow.flow.claims_nets`: the residual
+            one, and the same without ReLU after the addition.
+        tables: published error rates to hold the flow against, see
+            :mod:`tinyflow.flow.claims_training`.
+        exact_batch: images for the shrink test and finite differences, in float64.
         shrink_at: its blocks, as positions from 0 (first) to 1 (last).
     """
 
     plain: tuple[str, ...] = ("plain20", "plain56")
-    vgg: tuple[str, ...] = ("vgg19",)
+    vgg: tuple[str, ...] = ("vgg19", "vgg19_bn")
     residual: tuple[str, ...] = ("resnet20", "resnet56", "resnet18")
     se: tuple[str, ...] = ("se_resnet20",)
     dense: tuple[str, ...] = ("densenet121",)
     paths: tuple[str, ...] = ("resnet20", "resnet110")
     deep: tuple[str, ...] = ("resnet56",)
     four: tuple[str, ...] = ("vgg19", "resnet20", "se_resnet20", "densenet121")
-    shrunk: tuple[str, ...] = ("plain20", "vgg11")
-    path_batch: int = 4
-    samples: int = 2
-    shrink_batch: int = 4
+    shrunk: tuple[str, ...] = ("plain20", "vgg11", "vgg11_bn")
+    quadir: tuple[str, ...] = ("quadir_resnet", "quadir_sum")
+    tables: tuple[str, ...] = ("CIFAR ResNets", "Table 1", "Table 2")
+    path_batch: int = 8
+    samples: int = 4
+    path_seed: int = 0
+    exact_batch: int = 8
     shrink_at: tuple[float, ...] = (0.5, 1.0)
 
     def only(self, names: Sequence[str]) -> Setup:
@@ -62,6 +71,9 @@ class Setup:
             self,
             plain=plain,
             shrunk=(*plain[:1], *vgg[:1]),
+            quadir=tuple(
+                name for name in OWN if name in names and name != "quadir_cnn"
+            ),
             vgg=vgg,
             residual=residual,
             se=se,
@@ -96,10 +108,10 @@ FULL = Setup(
     paths=("resnet20", "resnet56", "resnet110"),
     deep=("resnet56", "resnet110"),
     four=("vgg19", "resnet50", "se_resnet50", "densenet121"),
-    shrunk=("plain20", "vgg19"),
-    path_batch=8,
-    samples=4,
-    shrink_batch=8,
+    shrunk=("plain20", "vgg19", "vgg19_bn"),
+    path_batch=32,
+    samples=8,
+    exact_batch=32,
     shrink_at=(0.0, 0.5, 1.0),
 )
 
@@ -114,9 +126,12 @@ def train_briefly(
     batch: int = 32,
     lr: float | None = None,
     num_classes: int = 10,
+    curve: list[float] | None = None,
     progress: Callable[[float], None] = lambda done: None,
 ) -> nn.Module:
     """A network after a few hundred steps of SGD (momentum 0.9, decay 1e-4), float32.
+
+    Quadir's networks train as his do, with Adam at 1e-3.
 
     Long enough to leave initialisation, far too short to be a trained network: say so
     where its numbers are shown.
@@ -125,11 +140,13 @@ def train_briefly(
         name: the network.
         images, labels: normalised images (N, C, S, S) to draw batches from, and class
             indices; or a data set. There is no augmentation.
-        steps: how many; the learning rate falls along a cosine.
+        steps: how many; the learning rate falls along a cosine
+            (Quadir's stays).
         seed: of the initial weights and of the order of the images.
         batch: images per step.
         lr: largest learning rate; the network's own if None.
         num_classes: outputs of the classifier.
+        curve: filled with the loss of each step.
         progress: called with the part of the steps that is done.
 
     Raises:
@@ -142,20 +159,26 @@ def train_briefly(
     if labels is None:
         raise ValueError("train_briefly needs the labels of its images")
     _, channels, size, _ = images.shape
-    model = build_model(
+    model = build(
         name, num_classes=num_classes, image_size=size, in_channels=channels, seed=seed
     )
-    rate = MODELS[full_name(name)].lr if lr is None else lr
-    optimizer = SGD(model.named_parameters(), rate, momentum=0.9, weight_decay=1e-4)
+    if name in OWN:
+        rate = ADAM_LR if lr is None else lr
+        optimizer: Optimizer = Adam(model.named_parameters(), rate)
+    else:
+        rate = MODELS[full_name(name)].lr if lr is None else lr
+        optimizer = SGD(model.named_parameters(), rate, momentum=0.9, weight_decay=1e-4)
     rng = np.random.default_rng(seed)
     for step in range(steps):
-        optimizer.lr = rate * 0.5 * (1 + math.cos(math.pi * step / steps))
+        if name not in OWN:
+            optimizer.lr = rate * 0.5 * (1 + math.cos(math.pi * step / steps))
         chosen = rng.choice(len(images), min(batch, len(images)), replace=False)
         try:
-            train_step(
-                model, images[chosen].astype("float32"), labels[chosen], optimizer
-            )
+            x = images[chosen].astype("float32")
+            done = train_step(model, x, labels[chosen], optimizer)
         except FloatingPointError as error:
             raise FloatingPointError(f"{name}: {error}") from None
+        if curve is not None:
+            curve.append(done.loss)
         progress((step + 1) / steps)
     return model

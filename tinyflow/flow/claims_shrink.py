@@ -15,11 +15,10 @@ import numpy as np
 
 from tinyflow import Tensor, nn
 from tinyflow.backend import Array
-from tinyflow.flow.blocks import Block, find_blocks, measure
-from tinyflow.flow.probe import Probe, norm, probe
+from tinyflow.flow.blocks import Block, Terms, find_blocks, measure
+from tinyflow.flow.probe import probe
 
 EPSILONS = (1.0, 0.1, 0.01, 0.001)
-STEP = 1e-5  # of the finite difference, along the unit vector g_x / ‖g_x‖
 CONSTANT = 0.5  # what F keeps if only its derivative is to shrink
 
 
@@ -28,28 +27,26 @@ class Shrink:
     """One network, some of its blocks, each shrunk alone.
 
     Attributes:
-        model, seed: which network.
+        model, unit: which network, with which seed (and batch).
         blocks: names of the blocks.
         kinds: their kinds.
         followed: whether batch normalisation comes after the block.
-        norms: per block, by term ("x", "H", "shortcut", …), a value per ε.
-        derivative: per block at ε = 1, the relative error of ‖g_x‖ against a central
-            finite difference of the block's own forward pass; NaN if it is no module.
+        norms: per block, by term ("x", "H", "shortcut", …), a value per ε; with gates
+            also "excess", ‖shortcut + gate‖ / ‖shortcut‖ - 1, which has a sign.
         closure: largest conservation error.
     """
 
     model: str
-    seed: int
+    unit: str
     blocks: tuple[str, ...]
     kinds: tuple[str, ...]
     followed: tuple[bool, ...]
     norms: tuple[dict[str, list[float]], ...]
-    derivative: tuple[float, ...]
     closure: float
 
-    def setting(self, block: int, note: str = "") -> str:
+    def setting(self, block: int) -> str:
         """Model, block and seed in a word."""
-        return f"{self.model}:{self.blocks[block]} {note}".rstrip() + f"/{self.seed}"
+        return f"{self.model}:{self.blocks[block]}/{self.unit}"
 
     def slope(self, block: int, term: str, over: str | None = None) -> float:
         """Of log‖term‖, or of log(‖term‖ / ‖over‖), against log ε.
@@ -57,7 +54,7 @@ class Shrink:
         Infinite if the term becomes exactly zero (dead units), NaN if it always is.
         """
         norms = self.norms[block]
-        size = np.array(norms[term])
+        size = np.abs(norms[term])
         if over is not None:
             size = size / np.array(norms[over])
         if not (size > 0).all():
@@ -73,7 +70,7 @@ class Shrink:
 def shrink(
     build: Callable[[], nn.Module],
     name: str,
-    seed: int,
+    unit: str,
     images: Array,
     labels: Array,
     *,
@@ -85,7 +82,7 @@ def shrink(
 
     Args:
         build: makes the network anew, in float64.
-        name, seed: what to call it.
+        name, unit: what to call it.
         images, labels: the batch.
         at: which blocks with a plain or identity shortcut, from 0 (first) to 1 (last).
         constant: let F keep a constant, so that only ∂F/∂x shrinks.
@@ -113,12 +110,14 @@ def shrink(
             closure = max(closure, t.closure)
             for term, size in t.norms.items():
                 found.setdefault(term, []).append(size)
+            if "gate" in t.norms:
+                found.setdefault("excess", []).append(excess(t))
         for w, before in zip(weights, kept, strict=True):
             w.data[...] = before
         norms.append(found)
     return Shrink(
         model=name,
-        seed=seed,
+        unit=unit,
         blocks=tuple(usable[i].name for i in chosen),
         kinds=tuple(usable[i].kind for i in chosen),
         followed=tuple(
@@ -126,9 +125,15 @@ def shrink(
             for i in chosen
         ),
         norms=tuple(norms),
-        derivative=tuple(derivative_error(model, start, usable[i]) for i in chosen),
         closure=closure,
     )
+
+
+def excess(t: Terms) -> float:
+    """‖shortcut + gate‖ / ‖shortcut‖ - 1, without losing the digits of a small gate."""
+    part = t.norms["gate"] / (t.norms["shortcut"] or math.inf)
+    more = part * (part + 2 * (t.cosines["shortcut,gate"] or 0.0))
+    return more / (1 + math.sqrt(max(1 + more, 0.0)))
 
 
 def last_weights(model: nn.Module, block: Block) -> list[Tensor]:
@@ -137,23 +142,3 @@ def last_weights(model: nn.Module, block: Block) -> list[Tensor]:
     module = dict(model.named_modules())[path]
     found = [getattr(module, name, None) for name in ("weight", "bias")]
     return [w for w in found if isinstance(w, Tensor)]
-
-
-def derivative_error(model: nn.Module, p: Probe, block: Block) -> float:
-    """‖g_x‖ against (⟨g_y, y(x + δu)⟩ - ⟨g_y, y(x - δu)⟩) / 2δ with u = g_x / ‖g_x‖.
-
-    The independent check of the block's equation: it runs the block forward alone and
-    uses no pullback. The model's running statistics are updated; give it a scratch one.
-    """
-    module = dict(model.named_modules()).get(block.name)
-    x, out = block.x, block.out
-    if module is None or out is None or x.value is None or x.grad is None:
-        return math.nan
-    if out.grad is None:
-        return math.nan
-    size = norm(x.grad)
-    unit = x.grad / (size or 1.0)
-    model.train(p.training)
-    up, down = (module(Tensor(x.value + d * unit)).data for d in (STEP, -STEP))
-    slope = float(((up - down) * out.grad).sum()) / (2 * STEP)
-    return abs(slope - size) / (size or 1.0)

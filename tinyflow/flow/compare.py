@@ -261,6 +261,10 @@ def spectrum_rows(found: Spectrum, name: str) -> list[Row]:
             "norm": found.norms[i],
             "share": found.shares[i],
             "veit": found.veit[i] if found.veit else None,
+            "looked_at": len(found.singles[i]) if found.singles else 0,
+            "coherence": found.coherence[i] if found.coherence else None,
+            "coherence_low": found.coherence_range[i][0] if found.coherence else None,
+            "coherence_high": found.coherence_range[i][1] if found.coherence else None,
         }
         for i, k in enumerate(found.lengths)
     ]

@@ -129,11 +129,14 @@ def spectrum(found: Spectrum, name: str, conditions: str) -> Figure:
             f"the first block that cross k of the {found.blocks} residual branches and "
             "take the shortcut elsewhere. Above: bars are the signed share of these "
             "paths in the gradient (they add up to 1; below zero they work against "
-            "it); the grey line is the share they have in the number of paths. Below: "
+            "it); the grey line is the share they have in the number of paths. Then: "
             "the size of their sum in powers of ten"
             + (
-                ", beside Veit et al.'s estimate, number of paths times mean size of a "
-                "few sampled ones; where it lies higher, paths cancel."
+                ", beside Veit et al.'s estimate, number of paths times mean size of "
+                "one; it adds up sizes as if all paths pointed the same way. Below: "
+                "whether they do, the size of the sum over the root of the summed "
+                "squares of its paths: 1 if they are at right angles (grey line), more "
+                "if they align, up to the root of their number, less if they cancel."
                 if found.veit
                 else "."
             )
@@ -143,7 +146,7 @@ def spectrum(found: Spectrum, name: str, conditions: str) -> Figure:
                 else ""
             ),
         )
-        above, below = figure.subplots(2, 1, sharex=True)
+        above, below, *last = figure.subplots(2 + bool(found.veit), 1, sharex=True)
         _share_bars(above, found)
         k = np.array(found.lengths)
         positive = [v if v > 0 else float("nan") for v in found.norms]
@@ -156,14 +159,35 @@ def spectrum(found: Spectrum, name: str, conditions: str) -> Figure:
         below.axhline(found.total, color=GREY, lw=2, ls=":", label="whole gradient")
         log_axis(below.yaxis)
         below.set_ylabel("norm")
-        below.set_xlabel("k, residual branches crossed")
+        for axes in last:
+            _coherence(axes, found)
+        panels = (above, below, *last)
+        panels[-1].set_xlabel("k, residual branches crossed")
         step = next(s for s in (1, 2, 5, 10, 20, 50) if len(k) / s <= 20)
         below.set_xticks(range(0, len(k), step))
         below.set_xlim(-0.8, len(k) - 0.2)
-        for axes in (above, below):
+        for axes in panels:
             axes.legend(loc="center left", bbox_to_anchor=(1.005, 0.5))
-        figure.align_ylabels([above, below])
+        figure.align_ylabels(panels)
         return figure
+
+
+def _coherence(axes: Axes, found: Spectrum) -> None:
+    """How far the paths of each length align, with its interval where estimated."""
+    middle = np.array(found.coherence)
+    ends = np.array(found.coherence_range).T
+    axes.errorbar(
+        found.lengths,
+        middle,
+        yerr=np.abs(ends - middle),
+        color=GREEN,
+        marker="D",
+        ms=5,
+        label="$\\|c_k\\|\\,/\\sqrt{\\Sigma\\|path\\|^2}$",
+    )
+    axes.axhline(1, color=GREY, lw=2, zorder=0.8)
+    axes.set_ylim(0, max(1.5, 1.1 * float(np.nanmax(ends[1]))))
+    axes.set_ylabel("coherence")
 
 
 def _share_bars(axes: Axes, found: Spectrum) -> None:

@@ -10,9 +10,10 @@ from typing import Any
 
 import models
 from models.cifar_resnet import DEPTHS
-from tinyflow.backend import asarray
+from tinyflow.backend import Array, asarray
+from tinyflow.data import Loader
 from tinyflow.flow.claims import Claim, check_names, iter_claims
-from tinyflow.flow.claims_bench import Trained
+from tinyflow.flow.claims_bench import Draw, Trained
 from tinyflow.flow.claims_setup import FULL, QUICK, Setup, train_briefly
 from tinyflow.flow.depth import DepthPoint, iter_depths
 from tinyflow.flow.probe import FlowError
@@ -22,7 +23,7 @@ from tinyflow.flow.source import CONFIG, Source, read_config, too_small
 from tinyflow.reading import Unreadable
 from tinyflow.train.config import DTYPE
 
-BRIEF = ("plain20", "resnet20", "se_resnet20")
+BRIEF = ("plain20", "resnet20", "se_resnet20", "quadir_resnet", "quadir_cnn")
 """Networks trained on the spot, to judge claims after training."""
 
 
@@ -72,7 +73,7 @@ def sweep(
 
 
 def check_claims(
-    settings: Settings, only: list[str] | None, seeds: int, steps: int
+    settings: Settings, only: list[str] | None, seeds: int, batches: int, steps: int
 ) -> list[str]:
     """The claims to judge, each once.
 
@@ -82,6 +83,8 @@ def check_claims(
     _check_seeds(seeds)
     if steps < 0:
         raise FlowError(f"--train-steps must be 0 or more, not {steps}")
+    if batches < 1:
+        raise FlowError(f"--batches must be 1 or more, not {batches}")
     if steps and settings.checkpoint is not None:
         raise FlowError(
             "--train-steps trains networks of its own and --checkpoint brings one: "
@@ -104,11 +107,13 @@ def judged(
     setup: Setup,
     wanted: list[str],
     seeds: int,
+    batches: int,
     steps: int,
     progress: Progress,
 ) -> Iterator[Claim]:
     """The claims at initial weights and, with a checkpoint, for its network too.
 
+    Every seed has `batches` batches of its own.
     With `steps` above 0, also for `BRIEF` networks trained for so many steps, per seed.
     """
     s, told = source.settings, source.told
@@ -116,20 +121,23 @@ def judged(
     trained: Trained | None = None
     images, labels = source.batch()
     with as_flow_error():
+        curves: dict[str, list[list[float]]] = {}
         if source.model is not None and told is not None:
             model = source.model.to(dtype=s.dtype)
             trained = Trained({told.model: [model]}, (told.seed,), source.weights)
         elif steps:
             brief: dict[str, list[Any]] = {name: [] for name in BRIEF}
+            curves = {name: [[] for _ in chosen] for name in BRIEF}
             progress.plan(len(BRIEF) * seeds)
             for name in BRIEF:
-                for seed in chosen:
+                for seed, curve in zip(chosen, curves[name], strict=True):
                     progress.begin(f"training {name}, seed {seed}")
                     net = train_briefly(
                         name,
                         source.data,
                         steps=steps,
                         seed=seed,
+                        curve=curve,
                         progress=progress.within,
                     )
                     brief[name].append(net.to(dtype=s.dtype))
@@ -145,7 +153,22 @@ def judged(
             only=wanted,
             num_classes=source.data.num_classes,
             progress=progress,
+            draw=drawing(source),
+            batches=batches,
+            curves=curves,
         )
+
+
+def drawing(source: Source) -> Draw:
+    """Batches of the images by seed and number, for the claims."""
+    s = source.settings
+
+    def draw(seed: int, batch: int) -> tuple[Array, Array]:
+        loader = Loader(source.data, s.batch_size, seed=seed, dtype=s.dtype)
+        images, labels = next(loader.epoch(batch))
+        return asarray(images, source.device), labels
+
+    return draw
 
 
 def described(run: Path) -> tuple[str, str, dict[str, Any]]:

@@ -26,6 +26,10 @@ from tinyflow.flow.layout import (
 from tinyflow.flow.paths import Spectrum
 
 CLOSURE = "largest conservation error, ‖gradient - sum of its parts‖ / ‖gradient‖"
+INTERVALS = (
+    "Intervals are Student's, 95 %, over the seeds: of each the median over its cases, "
+    "averaged over its batches."
+)
 SHARE = {
     "F": "of what came through the block's layers; all there is",
     "shortcut": "of what came along the shortcut",
@@ -205,8 +209,20 @@ def paths(found: Spectrum, title: str) -> Table:
         Column("share", "its signed share in the gradient", found.shares, two),
     ]
     if found.veit:
-        meaning = "number of paths by the mean size of a few sampled ones (Veit et al.)"
+        meaning = "number of paths by the mean size of one (Veit et al.)"
         columns.append(Column("estimate", meaning, found.veit))
+        looked = [len(sizes) for sizes in found.singles]
+        columns.append(Column("looked\nat", "paths that mean is of", looked, counts))
+        meaning = (
+            "‖c_k‖ by the root of the summed squares of its paths: 1 if they are at "
+            "right angles, root of their number if they align, below 1 if they cancel"
+        )
+        columns.append(Column("coherence", meaning, found.coherence, two))
+        if any(low < high for low, high in found.coherence_range):
+            for i, (end, where) in enumerate((("from", "lower"), ("to", "upper"))):
+                ends = [both[i] for both in found.coherence_range]
+                meaning = f"{where} end of its 95 % interval"
+                columns.append(Column(end, meaning, ends, two))
     (size,) = numbers([found.total])
     return Table(
         title,
@@ -297,12 +313,24 @@ def judged(rows: Sequence[Mapping[str, Any]], title: str, most: int) -> str:
         fields = {
             "claim": row["statement"],
             "measured": row["quantity"],
-            "on": f"{row['models']}, seeds {row['seeds']}, {row['weights']}",
+            "on": measured_on(row),
             "verdict": row["verdict"],
             "because": row["decided_by"],
         }
+        if row["interval"]:
+            fields["interval"] = row["interval"]
         lines = [fill(f"{row['id']} · {row['source']}", prose, later="  ")]
         for name, text in fields.items():
             lines.append(fill(text, prose, f"  {name}:".ljust(13), " " * 13))
         parts.append("\n".join(lines))
+    if any(row["interval"] for row in rows):
+        parts.append(fill(INTERVALS, prose))
     return "\n\n".join(parts) + "\n"
+
+
+def measured_on(row: Mapping[str, Any]) -> str:
+    """Networks, seeds and weights of a claim; only what it says if it counts."""
+    if not row["seeds"]:
+        return str(row["models"])
+    seeds = f"{row['models']}, seeds {row['seeds']}, {row['weights']}"
+    return seeds if row["batches"] == 1 else f"{seeds}, {row['batches']} batches each"
