@@ -10,6 +10,7 @@ from tinyflow.flow.claims_verdict import (
     Case,
     Condition,
     agreement,
+    called,
     judge,
     probability,
     subsets,
@@ -254,3 +255,9 @@ def test_a_number_named_like_a_column_overwrites_nothing(name):
     (row,) = summary([Case("a/0", True, {name: 0.25})])
     assert (row["setting"], row["cases"], row["share"]) == ("a/0", 1, 1.0)
     assert row[f"{name} (measured)"] == 0.25
+
+
+def test_parts_are_called_so_that_one_understands():
+    parts = [called("normalised", True), called("normalised", False)]
+    assert parts == ["normalised", "not normalised"]
+    assert [called("blocks", 9), called("kind", "option A")] == ["9 blocks", "option A"]

@@ -69,3 +69,11 @@ def test_rank_correlation():
     assert rho == pytest.approx(-1)
     many = list(range(12))
     assert rank_correlation(many, many[::-1])[1] < 0.001
+
+
+@pytest.mark.parametrize("factor", [False, True])
+def test_one_value_has_no_interval(factor):
+    found = interval([1.5], "growth", factor=factor)
+    assert found.middle == pytest.approx(1.5) and found.n == 1
+    assert math.isnan(found.low) and math.isnan(found.high)
+    assert str(found) == "growth 1.5"

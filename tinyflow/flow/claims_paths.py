@@ -49,8 +49,8 @@ def short_paths(bench: Bench) -> Found:
         cases,
         [s.closure for _, s in spectra],
         [Decider("share_of_5_to_17", MOST)],
-        note=f"mean length {medians(cases, 'mean_length', by='blocks')} (by number of "
-        "modules); share of 5 to 17 by the paper's count × mean norm "
+        note=f"mean length: {medians(cases, 'mean_length', by='blocks')}; share of 5 "
+        "to 17 by the paper's count × mean norm: "
         f"{medians(cases, 'share_by_count_times_mean', by='blocks')}",
         batch=bench.setup.path_batch,
     )
@@ -89,8 +89,7 @@ def path_decay(bench: Bench) -> Found:
             Decider("decades_per_module", by="blocks"),
         ],
         features={"blocks": "the number of modules"},
-        note=f"paths looked at {medians(cases, 'paths', by='blocks', digits=3)} (by "
-        "number of modules)",
+        note=f"paths looked at: {medians(cases, 'paths', by='blocks', digits=3)}",
         batch=bench.setup.path_batch,
     )
 

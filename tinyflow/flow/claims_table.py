@@ -19,7 +19,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from tinyflow.flow.claims_verdict import Case, Condition, judge, median, per_unit
+from tinyflow.flow.claims_verdict import (
+    Case,
+    Condition,
+    called,
+    judge,
+    median,
+    per_unit,
+)
 from tinyflow.flow.probe import TOLERANCE
 from tinyflow.flow.stats import Interval, interval
 
@@ -190,7 +197,7 @@ def spread(
         groups: dict[str, list[Case]] = {}
         for case in cases:
             if case.value(d.number) is not None:
-                name = str(case.value(d.by)) if d.by else ""
+                name = called(d.by, case.value(d.by)) if d.by else ""
                 groups.setdefault(name, []).append(case)
         for group, here in groups.items():
             seeds: dict[str, list[float]] = {}

@@ -298,7 +298,14 @@ def median(cases: Iterable[Case], name: str) -> float:
     return statistics.median(values) if values else math.nan
 
 
+def called(name: str, value: Any) -> str:
+    """What a part of the cases is called: ``not normalised``, ``9 blocks``, ``a``."""
+    if isinstance(value, bool):
+        return name if value else f"not {name}"
+    return f"{value} {name}" if isinstance(value, int) else str(value)
+
+
 def medians(cases: Sequence[Case], name: str, *, by: str, digits: int = 2) -> str:
     """``a 1.2, b 3.4``: medians of one number for each value of another, for notes."""
-    groups = _grouped(cases, lambda case: str(case.value(by)))
+    groups = _grouped(cases, lambda case: called(by, case.value(by)))
     return ", ".join(f"{g} {median(c, name):z.{digits}g}" for g, c in groups.items())

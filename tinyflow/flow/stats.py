@@ -77,7 +77,8 @@ def interval(
         half = student(x.size - 1) * float(x.std(ddof=1)) / math.sqrt(x.size)
     ends = (middle, middle - half, middle + half)
     if factor:
-        middle, low, high = (math.exp(e) if e < 700 else math.inf for e in ends)
+        with np.errstate(over="ignore"):
+            middle, low, high = map(float, np.exp(ends))
         ends = (middle, low, high)
     return Interval(what, group, *ends, n=x.size)
 
