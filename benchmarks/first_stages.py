@@ -159,8 +159,10 @@ def gradients(model: Any, images: Any, labels: Any) -> tuple[float, dict[str, An
 
 def relative(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> Found:
     """The error of all arrays as one vector, the median one, and the worst."""
-    off = {n: float(np.linalg.norm(found[n] - wanted[n])) for n in wanted}
-    size = {n: float(np.linalg.norm(wanted[n])) for n in wanted}
+    from tinyflow.tensor import l2_norm
+
+    off = {n: l2_norm(found[n] - wanted[n]) for n in wanted}
+    size = {n: l2_norm(wanted[n]) for n in wanted}
     each = {n: off[n] / (size[n] + 1e-12) for n in wanted}
     worst = max(each, key=lambda n: math.inf if math.isnan(each[n]) else each[n])
     together = math.hypot(*off.values()) / (math.hypot(*size.values()) + 1e-12)

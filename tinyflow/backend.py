@@ -87,8 +87,8 @@ def device_of(array: Array) -> str:
     return "cpu" if array_module(array) is np else "cuda"
 
 
-def numbers(*scalars: Array) -> list[float]:
-    """0-d arrays as Python numbers; from a GPU all in one transfer."""
+def numbers(*scalars: Array | float) -> list[float]:
+    """0-d arrays, or numbers, as Python numbers; from a GPU all in one transfer."""
     xp = array_module(*scalars)
     if xp is np:
         return [float(s) for s in scalars]

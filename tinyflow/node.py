@@ -6,11 +6,13 @@ the consumer sent back through it is the edge's gradient.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
+import numpy as np
+
 from tinyflow.backend import Array
+from tinyflow.kernels import lengths
 from tinyflow.kernels.sums import squares
 
 Pullback: TypeAlias = Callable[[Array, tuple[bool, ...]], Sequence[Array | None]]
@@ -25,16 +27,28 @@ class TapeError(RuntimeError):
 
 
 def square(array: Array) -> Array:
-    """‖array‖₂², a single number that stays where `array` is.
+    """‖array‖₂², a single number in its dtype that stays where `array` is.
 
-    Read in the order in which it lies in memory.
+    Read in the order in which it lies in memory. It may under- or overflow where
+    :func:`length` does not.
     """
     return squares(array.ravel(order="K"))
 
 
+def length(array: Array) -> float | Array:
+    """‖array‖₂, also where its square is out of range: see ``kernels/lengths.py``.
+
+    A single number that stays where `array` is: a float of NumPy's, on a GPU 0-d.
+    """
+    flat = array.ravel(order="K")
+    if isinstance(flat, np.ndarray):
+        return lengths.length(flat)
+    return lengths.device_length(flat)
+
+
 def l2_norm(array: Array) -> float:
-    """‖array‖₂; on a GPU this waits for it, see :func:`square`."""
-    return math.sqrt(float(square(array)))
+    """‖array‖₂; on a GPU this waits for it, see :func:`length`."""
+    return float(length(array))
 
 
 class _Measured:

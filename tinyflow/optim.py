@@ -12,12 +12,13 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from tinyflow.backend import Array, array_module, asarray, device_of
+from tinyflow.backend import Array, array_module, asarray, device_of, numbers
 from tinyflow.kernels.engine import Engine, Entry, Options, engine
+from tinyflow.kernels.lengths import scaled, together, trusted
 from tinyflow.ops.arguments import number, shown
 from tinyflow.signals import deferred
 from tinyflow.state import fitting, needs_mapping, whole_number
-from tinyflow.tensor import Tensor, square
+from tinyflow.tensor import Tensor, length, square
 
 Parameters: TypeAlias = Iterable[Tensor] | Iterable[tuple[str, Tensor]]
 
@@ -338,8 +339,8 @@ def _not_parameters(who: str, what: str) -> str:
 def grad_norm(parameters: Parameters) -> float:
     """√(Σ ‖g‖²) over all gradients there are, each tensor once; 0 if there is none.
 
-    Not finite only if a gradient is not: where squares overflow it is taken in units of
-    the largest entry.
+    Not finite only if a gradient is not, or the norm is beyond float64. Where squares
+    may have under- or overflowed in the gradients' dtype, it is taken from lengths.
     """
     tensors = named_tensors(parameters, "grad_norm").values()
     found = [p.grad for p in tensors if p.grad is not None]
@@ -348,14 +349,11 @@ def grad_norm(parameters: Parameters) -> float:
     xp = array_module(found[0])
     with np.errstate(over="ignore", invalid="ignore"):
         squares = xp.stack([square(g) for g in found])  # one transfer
-        norm = math.sqrt(float(squares.sum(dtype="float64")))
-        if math.isfinite(norm):
-            return norm
-        largest = max(float(abs(g).max()) for g in found if g.size)
-        if not math.isfinite(largest):
-            return norm
-        units = [g.astype("float64") / largest for g in found]
-        return largest * math.sqrt(sum(float(square(g)) for g in units))
+        whole = float(squares.sum(dtype="float64"))
+    size = sum(g.size for g in found)
+    if all(trusted(whole, size, dtype) for dtype in {g.dtype for g in found}):
+        return math.sqrt(whole)
+    return together(numbers(*map(length, found)))
 
 
 def clip_grad_norm(
@@ -378,11 +376,12 @@ def clip_grad_norm(
     if not math.isfinite(norm):
         bad = [n for n, p in tensors.items() if not math.isfinite(grad_norm([p]))]
         raise FloatingPointError(
-            f"the gradient's norm became {norm}: that of {bad[0]!r} is not finite"
+            f"the gradient's norm became {norm}: "
+            + (f"that of {bad[0]!r} is not finite" if bad else "no float64 holds it")
         )
     scale = float(max_norm) / (norm + 1e-6)
     if scale < 1:
         for p in tensors.values():
             if p.grad is not None:
-                p.node.grad = p.grad * scale
+                p.node.grad = scaled(p.grad, float(max_norm), norm + 1e-6)
     return norm

@@ -9,7 +9,6 @@ is "through" and "around".
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -18,7 +17,7 @@ import numpy as np
 from tinyflow.backend import Array, numbers
 from tinyflow.kernels import sums
 from tinyflow.kernels.engine import engine
-from tinyflow.tensor import Edge, Node, TapeError, frozen, square
+from tinyflow.tensor import Edge, Node, TapeError, frozen, length
 
 if TYPE_CHECKING:
     from tinyflow.tape import Tape
@@ -33,7 +32,7 @@ def gradients(
     keep_values = tape.retain in ("tensors", "edges")
     keep_edges = tape.retain == "edges"
     norms = tape.retain in ("statistics", "tensors")  # with edges kept, on demand
-    squares: dict[Node | Edge, Array] = {}  # of norms; read at the end, at once
+    lengths: dict[Node | Edge, float | Array] = {}  # read at the end, at once
     pending: dict[Node, Array] = {start: seed}
     del seed
     own: set[Node] = set()  # sums made here: the only arrays added to in place
@@ -44,19 +43,19 @@ def gradients(
         if g is not None:
             if keep_values:
                 node.grad = g = frozen(g)
-            if norms and node not in squares:
-                squares[node] = square(g)
+            if norms and node not in lengths:
+                lengths[node] = length(g)
             for edge, message in reversed(tape.messages(node, g, node.need)):
                 if keep_edges:
                     edge.grad = message
                 there = pending.get(edge.producer)
                 if norms:
-                    squares[edge] = size = square(message)
+                    lengths[edge] = size = length(message)
                     # A single message is the gradient, and so is its norm.
                     if there is None:
-                        squares[edge.producer] = size
+                        lengths[edge.producer] = size
                     else:
-                        squares.pop(edge.producer, None)
+                        lengths.pop(edge.producer, None)
                 if there is None:
                     pending[edge.producer] = message
                 elif edge.producer in own:
@@ -72,27 +71,27 @@ def gradients(
     for leaf, g in pending.items():
         if accumulate and leaf.grad is not None:
             g = engine(g).add(leaf.grad, g)
-            squares.pop(leaf, None)
+            lengths.pop(leaf, None)
         leaf.grad = frozen(g)  # two leaves may share it
-        if norms and leaf not in squares:
-            squares[leaf] = square(g)
-    for part, found in zip(squares, numbers(*squares.values()), strict=True):
-        part.norm = math.sqrt(found)
+        if norms and leaf not in lengths:
+            lengths[leaf] = length(g)
+    for part, found in zip(lengths, numbers(*lengths.values()), strict=True):
+        part.norm = found
 
 
 def closure(tape: Tape) -> dict[str, float]:
     """See :meth:`tinyflow.tape.Tape.closure`."""
-    sizes: dict[str, tuple[Array, Array]] = {}
+    sizes: dict[str, tuple[float | Array, float | Array]] = {}
     for node, edges in tape.uses.items():
         total: Array | None = None
         for edge in reversed(edges):
             if edge.grad is not None:
                 total = edge.grad if total is None else total + edge.grad
         if node.grad is not None and total is not None:
-            sizes[node.name] = square(node.grad - total), square(node.grad)
+            sizes[node.name] = length(node.grad - total), length(node.grad)
     found = iter(numbers(*(size for pair in sizes.values() for size in pair)))
     return {
-        name: math.sqrt(missed) / (math.sqrt(size) or 1.0)
+        name: missed / (size or 1.0)
         for name, missed, size in zip(sizes, found, found, strict=True)
     }
 

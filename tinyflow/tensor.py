@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tinyflow.backend import Array
-from tinyflow.node import Edge, Node, Pullback, TapeError, l2_norm, square
+from tinyflow.node import Edge, Node, Pullback, TapeError, l2_norm, length, square
 
 __all__ = [
     "Edge",
@@ -27,6 +27,7 @@ __all__ = [
     "fork",
     "frozen",
     "l2_norm",
+    "length",
     "needs_tensor",
     "plain_array",
     "square",

@@ -19,7 +19,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from tinyflow.backend import Array, asnumpy
-from tinyflow.flow.probe import FlowError, cosine, dot, norm, relative
+from tinyflow.flow.probe import FlowError, cosine, norm, relative, share
+from tinyflow.kernels.lengths import unit_of
 from tinyflow.tape import Tape
 from tinyflow.tensor import Edge, Node
 
@@ -193,7 +194,8 @@ def measure(tape: Tape, block: Block) -> Terms:
         norms["y"] = norm(block.out.grad)
     norms |= {name: norm(t) for name, t in terms.items()}
     size = norms["x"]
-    parts = sum(norms[name] for name in terms)
+    unit = unit_of(norms.values())
+    parts = sum(norms[name] / unit for name in terms)
     names = list(terms)
     flags = {}
     if "shortcut" in terms:
@@ -201,7 +203,7 @@ def measure(tape: Tape, block: Block) -> Terms:
         slack = 1 - 1e-6
         flags["noh2"] = size >= shortcut * slack
         rest = norm(total - terms["shortcut"])
-        flags["triangle"] = size >= abs(shortcut - rest) * slack - 1e-6 * parts
+        flags["triangle"] = size >= abs(shortcut - rest) * slack - 1e-6 * parts * unit
         if "gate" in terms:
             sum_ = norm(terms["shortcut"] + terms["gate"])
             flags["noh3"] = sum_ >= shortcut * slack
@@ -211,13 +213,13 @@ def measure(tape: Tape, block: Block) -> Terms:
         shape=block.x.shape,
         norms=norms,
         ratio=size / norms["H"] if norms["H"] else 0.0,
-        shares={n: dot(t, g) / size**2 if size else 0.0 for n, t in terms.items()},
+        shares={n: share(t, g, size) for n, t in terms.items()},
         cosines={
             f"{a},{b}": cosine(terms[a], terms[b])
             for i, a in enumerate(names)
             for b in names[i + 1 :]
         },
-        cancellation=size / parts if parts else 0.0,
+        cancellation=size / unit / parts if parts else 0.0,
         mask=None if block.h.value is None else float((block.h.value > 0).mean()),
         closure=relative(g - total, g),
         gate=_gate(tape, block),

@@ -19,6 +19,7 @@ from tinyflow.flow.claims_differences import Difference
 from tinyflow.flow.claims_readings import Reading
 from tinyflow.flow.claims_table import Decider, Found, claim
 from tinyflow.flow.claims_verdict import Case, Condition, median, medians, subsets
+from tinyflow.kernels.lengths import unit_of
 
 HALF = 0.5  # a slope nearer to 1 than to 0
 DIFFERENCE = 1e-6  # accepted error of a finite difference
@@ -163,10 +164,11 @@ def residual_equation(bench: Bench) -> Found:
 
 def rest_of(t: Terms) -> tuple[float, float]:
     """Norm of all that did not come by the shortcut, and its cosine with that."""
-    shortcut, size = t.norms["shortcut"], t.norms["x"]
+    unit = unit_of([t.norms["shortcut"], t.norms["x"]])
+    shortcut, size = t.norms["shortcut"] / unit, t.norms["x"] / unit
     along = t.shares["shortcut"] * size**2 - shortcut**2  # ⟨shortcut, rest⟩
     rest = math.sqrt(max(size**2 - shortcut**2 - 2 * along, 0.0))
-    return rest, along / (shortcut * rest) if shortcut * rest else 0.0
+    return unit * rest, along / (shortcut * rest) if shortcut * rest else 0.0
 
 
 @claim(

@@ -100,7 +100,8 @@ def dense_bound(bench: Bench) -> Found:
         for d in r.dense:
             for layer in range(1, len(d.state_norms)):
                 before, after = d.state_norms[layer - 1], d.state_norms[layer]
-                kept = math.sqrt(max(after**2 - d.totals[layer] ** 2, 0.0))
+                own = d.totals[layer] / (after or 1.0)
+                kept = after * math.sqrt(max(1 - own * own, 0.0))
                 gain = before / (after or 1.0)
                 numbers = {
                     "ratio": gain,

@@ -14,7 +14,7 @@ from tinyflow.flow.counterfactual import first_weight
 from tinyflow.flow.dense import DenseBlock, dense_terms
 from tinyflow.flow.depth import ends, ratio, rms
 from tinyflow.flow.paths import path_gradient, residual_blocks
-from tinyflow.flow.probe import Probe, dot, norm
+from tinyflow.flow.probe import Probe, norm, share
 from tinyflow.tape import Tape
 
 
@@ -109,7 +109,7 @@ def read(p: Probe, name: str, unit: str) -> Reading:
         if any(b.residual is not None for b in blocks):
             forks = residual_blocks(p)
             bare, g = path_gradient(p, forks, set()), forks[0].x.grad
-            shortcuts = norm(bare), dot(bare, g) / (norm(g) ** 2 or 1.0)
+            shortcuts = norm(bare), share(bare, g)
             runs = runs_of(blocks)
             variances = [(_variance(b.x.value), _variance(b.f.value)) for b in forks]
     return Reading(

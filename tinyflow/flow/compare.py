@@ -13,6 +13,7 @@ from tinyflow.flow.dense import DenseBlock, dense_terms
 from tinyflow.flow.paths import Spectrum
 from tinyflow.flow.subject import Subject
 from tinyflow.flow.trace import Row as TraceRow
+from tinyflow.kernels.lengths import unit_of
 from tinyflow.tape import Tape
 
 Row = dict[str, Any]
@@ -121,7 +122,8 @@ def against_shortcut(block: Terms) -> float | None:
         return None
     if "gate" not in block.shares:
         return c.get("shortcut,residual")
-    gain, gate = n["gain"], n["gate"]
+    unit = unit_of([n["gain"], n["gate"]])
+    gain, gate = n["gain"] / unit, n["gate"] / unit
     product = gain * (c["shortcut,gain"] or 0.0) + gate * (c["shortcut,gate"] or 0.0)
     square = gain**2 + gate**2 + 2 * gain * gate * (c["gain,gate"] or 0.0)
     return product / math.sqrt(square) if square > 0 else None

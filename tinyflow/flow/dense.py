@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from tinyflow.backend import Array
-from tinyflow.flow.probe import FlowError, dot, norm, relative
+from tinyflow.flow.probe import FlowError, norm, relative, share
+from tinyflow.kernels.lengths import together, unit_of
 from tinyflow.tape import Tape
 from tinyflow.tensor import Node
 
@@ -74,10 +75,10 @@ def measure_dense(tape: Tape, path: str) -> DenseBlock:
     column = {index: i for i, index in enumerate(readers)}
     norms = np.full((len(sources), len(readers)), np.nan)
     shares = norms.copy()
-    squares = np.zeros_like(norms)
+    sizes = np.zeros_like(norms)
     totals, rms, counts, coherence, effective = [], [], [], [], []
     closure = 0.0
-    tails: list[list[float]] = []  # ‖Σ of readers from column c on‖² per source
+    tails: list[list[float]] = []  # ‖Σ of readers from column c on‖ per source
     for j, source in enumerate(sources):
         g = source.grad
         if g is None:
@@ -90,24 +91,25 @@ def measure_dense(tape: Tape, path: str) -> DenseBlock:
             if edge.grad is None:
                 raise FlowError(f"{edge} holds no gradient; analyse a Tape('edges')")
             c = column[edge.index]
-            norms[j, c] = norm(edge.grad)
-            squares[j, c] = norms[j, c] ** 2
-            shares[j, c] = dot(edge.grad, g) / size**2 if size else 0.0
+            norms[j, c] = sizes[j, c] = norm(edge.grad)
+            shares[j, c] = share(edge.grad, g, size)
             suffix = edge.grad if suffix is None else suffix + edge.grad
-            tail[c] = norm(suffix) ** 2
+            tail[c] = norm(suffix)
         for c in range(len(readers) - 1, -1, -1):
             tail[c] = tail[c] or tail[c + 1]
         tails.append(tail)
         assert suffix is not None
         closure = max(closure, relative(g - suffix, g))
-        total = float(squares[j].sum())
+        unit = unit_of(sizes[j])  # in it squares and fourth powers are in range
+        squares = (sizes[j] / unit) ** 2
+        total = float(squares.sum())
         totals.append(size)
         rms.append(size / math.sqrt(math.prod(g.shape) or 1))
         counts.append(len(edges))
-        coherence.append(size / math.sqrt(total) if total else 0.0)
-        effective.append(total**2 / float((squares[j] ** 2).sum()) if total else 0.0)
+        coherence.append(size / unit / math.sqrt(total) if total else 0.0)
+        effective.append(total**2 / float((squares**2).sum()) if total else 0.0)
     state = [
-        math.sqrt(sum(tails[j][min(layer, len(readers) - 1)] for j in range(layer + 1)))
+        together(tails[j][min(layer, len(readers) - 1)] for j in range(layer + 1))
         for layer in range(len(sources))
     ]
     return DenseBlock(

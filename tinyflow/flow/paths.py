@@ -30,9 +30,10 @@ import numpy as np
 
 from tinyflow.backend import Array
 from tinyflow.flow.blocks import Block, find_blocks
-from tinyflow.flow.probe import FlowError, Probe, dot, norm, relative
+from tinyflow.flow.probe import FlowError, Probe, norm, relative, share
 from tinyflow.flow.progress import Told, silent
 from tinyflow.flow.stats import student
+from tinyflow.kernels.lengths import together, unit_of
 from tinyflow.tensor import Edge, Node, Tensor
 
 ENUMERATED = 512  # paths in a network up to which every one is looked at
@@ -58,7 +59,7 @@ class Spectrum:
         coherence: ‖c_k‖ / √(Σ ‖path‖² over the paths of length k), see above; NaN where
             nothing arrives.
         coherence_range: 95 % interval of each, (value, value) where all paths were
-            looked at, else from random signs, see :func:`squares`.
+            looked at, else from random signs, see :func:`signed_sums`.
         total: ‖g‖.
         closure: ‖g - Σ c_k‖ / ‖g‖.
         seconds: time of the sweep.
@@ -158,15 +159,12 @@ def spectrum(
         blocks=len(blocks),
         lengths=lengths,
         norms=norms,
-        shares=[dot(by_length.get(k), g) / total**2 if total else 0.0 for k in lengths],
+        shares=[share(by_length.get(k), g, total) for k in lengths],
         paths=[math.comb(len(blocks), k) for k in lengths],
         total=total,
         closure=relative(g - summed, g),
         seconds=seconds,
-        gates={
-            (k, m): dot(c, g) / total**2 if total else 0.0
-            for (k, m), c in parts.items()
-        }
+        gates={(k, m): share(c, g, total) for (k, m), c in parts.items()}
         if gated
         else {},
         **looked,
@@ -210,15 +208,16 @@ def look_at_paths(
     count = len(blocks)
     ways = [math.comb(count, k) for k in range(count + 1)]
     if all(len(s) == n for s, n in zip(singles, ways, strict=True)):
-        sums = [[float(np.square(s).sum())] for s in singles]
+        sums = [[together(s)] for s in singles]
     else:
         rest = 1 - part
-        sums = squares(probe, blocks, SIGNS, seed, lambda d: told(part + rest * d))
+        sums = signed_sums(probe, blocks, SIGNS, seed, lambda d: told(part + rest * d))
     coherence, ranges = [], []
-    for size, drawn in zip(norms, sums, strict=True):
-        middle = float(np.mean(drawn))
-        coherence.append(size / math.sqrt(middle) if middle > 0 else math.nan)
-        half = 0.0
+    for size, found in zip(norms, sums, strict=True):
+        unit = unit_of(found)  # in it the squares are in range
+        drawn = np.square(np.array(found) / unit)
+        middle, half = float(drawn.mean()), 0.0
+        coherence.append(size / unit / math.sqrt(middle) if middle > 0 else math.nan)
         if len(drawn) > 1 and middle > 0:
             half = student(len(drawn) - 1) * float(np.std(drawn, ddof=1))
             half *= coherence[-1] / (2 * middle * math.sqrt(len(drawn)))
@@ -275,14 +274,15 @@ def all_paths(
     return found
 
 
-def squares(
+def signed_sums(
     probe: Probe, blocks: list[Block], sweeps: int, seed: int, told: Told = silent
 ) -> list[list[float]]:
-    """Σ ‖path‖² over the paths of each length, `sweeps` unbiased estimates of each.
+    """√Σ ‖path‖² over the paths of each length, `sweeps` estimates of each.
 
     Give every residual branch a random sign. The product of two different paths then
-    has a random sign too, and on average only the squares are left of ‖c_k‖²: one
-    sweep sees every path, where a sample of single ones would see a few of 2ᴸ.
+    has a random sign too, and on average only their squares are left of ‖c_k‖², whose
+    root is returned: one sweep sees every path, where a sample of single ones would see
+    a few of 2ᴸ.
     """
     rng = np.random.default_rng(seed)
     steps = {b.residual: (1,) for b in blocks if b.residual is not None}
@@ -293,6 +293,6 @@ def squares(
             probe.loss, to=blocks[0].x, grade=steps.get, scale=signs
         )
         for k, drawn in enumerate(found):
-            drawn.append(norm(parts.get((k,))) ** 2)
+            drawn.append(norm(parts.get((k,))))
         told((i + 1) / sweeps)
     return found

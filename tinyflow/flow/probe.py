@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from tinyflow import nn, ops
 from tinyflow.backend import Array, array_module
+from tinyflow.kernels.lengths import exponent, trusted
 from tinyflow.tape import EDGES, Tape
 from tinyflow.tensor import Tensor
 
@@ -85,27 +87,64 @@ def probe(
 
 def norm(a: Array | None) -> float:
     """‖a‖₂ accumulated in float64; 0 for None."""
-    return float(np.sqrt(dot(a, a))) if a is not None else 0.0
+    square, k = _dot(a, a)  # k is even
+    return _ldexp(math.sqrt(square), k // 2)
 
 
 def dot(a: Array | None, b: Array | None) -> float:
-    """⟨a, b⟩ accumulated in float64; 0 if either is None."""
-    if a is None or b is None:
-        return 0.0
-    xp = array_module(a)
-    return float(
-        xp.einsum("nchw,nchw->", a, b, dtype="float64")
-        if a.ndim == 4
-        else xp.sum(a * b, dtype="float64")
-    )
+    """⟨a, b⟩ accumulated in float64; 0 if either is None, or it is below its range."""
+    return _ldexp(*_dot(a, b))
 
 
 def cosine(a: Array | None, b: Array | None) -> float | None:
     """Cosine of the angle between two gradients; None if one of them is zero."""
-    size = norm(a) * norm(b)
-    return dot(a, b) / size if size else None
+    return _over(a, b, norm(a), norm(b))
+
+
+def share(part: Array | None, whole: Array | None, size: float | None = None) -> float:
+    """⟨part, whole⟩ / ‖whole‖²; 0 if the whole is zero. `size`: its norm, if known."""
+    size = norm(whole) if size is None else size
+    return _over(part, whole, size, size) or 0.0
 
 
 def relative(error: Array, reference: Array) -> float:
     """‖error‖ / ‖reference‖ (‖error‖ if the reference is zero)."""
     return norm(error) / (norm(reference) or 1.0)
+
+
+def _plain(a: Array, b: Array) -> float:
+    xp = array_module(a)
+    with np.errstate(all="ignore"):
+        return float(
+            xp.einsum("nchw,nchw->", a, b, dtype="float64")
+            if a.ndim == 4
+            else xp.multiply(a, b, dtype="float64").sum()
+        )
+
+
+def _dot(a: Array | None, b: Array | None) -> tuple[float, int]:
+    """⟨a, b⟩ = x 2ᵏ as (x, k); k is 0 where plain products are in float64's range."""
+    if a is None or b is None:
+        return 0.0, 0
+    found = _plain(a, b)
+    if trusted(found, a.size) or a.dtype.itemsize < 8:
+        return found, 0
+    i, j = (exponent(float(abs(x).max())) if x.size else 0 for x in (a, b))
+    return _plain(a / math.ldexp(1.0, i), b / math.ldexp(1.0, j)), i + j
+
+
+def _over(a: Array | None, b: Array | None, one: float, other: float) -> float | None:
+    """⟨a, b⟩ / (one · other), both in range or not; None if either number is 0."""
+    if not one or not other:
+        return None
+    product, k = _dot(a, b)
+    (x, i), (y, j), (z, m) = map(math.frexp, (one, other, product))
+    return _ldexp(z / (x * y), k + m - i - j)
+
+
+def _ldexp(x: float, k: int) -> float:
+    """The number x 2ᵏ, infinite where it is beyond float64."""
+    try:
+        return math.ldexp(x, k)
+    except OverflowError:
+        return math.copysign(math.inf, x)

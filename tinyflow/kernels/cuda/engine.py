@@ -262,7 +262,7 @@ class CudaEngine(Maps):
         xp = array_module(like)
         launch.advance(xp.zeros_like(self.step(like)))
         norm = self.updates.norm([xp.zeros(1, np.float32)], None)
-        launch.outcome(norm[:1], xp.zeros(1, np.int32), norm)
+        launch.outcome(xp.zeros(1, np.float32), xp.zeros(1, np.int32), norm)
         one = xp.zeros((1, 1), like.dtype)
         product(one, one)
         with self.device.aside():

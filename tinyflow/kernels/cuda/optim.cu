@@ -6,8 +6,8 @@
 // device, so a captured graph can be replayed with another learning rate:
 //   steps     how many steps have been taken, counted by advance_*
 //   rates     what advance_* made of the step and the learning rate
-//   clip      a factor for all gradients (from squares), or null; where it is no number
-//             (from outcome) nothing is changed
+//   clip      a factor for all gradients (from squares), a double, or null; where it is
+//             no number (from outcome) nothing is changed
 // Nothing is added up across threads but the norm, in a fixed order.
 #include "common.cuh"
 
@@ -70,14 +70,15 @@ extern "C" __global__ void advance_adam(int* steps, const float* lr, double beta
 // Traffic: reads g, p, b and writes p, b [and the copy], the floor.
 extern "C" __global__ void __launch_bounds__(THREADS)
     sgd(const long long* addresses, int tensors, const int* chunk_tensor,
-        const int* chunk_index, const int* sizes, const float* rates, const float* clip,
+        const int* chunk_index, const int* sizes, const float* rates, const double* clip,
         float momentum, float decay, int nesterov) {
     const Piece part = piece(chunk_tensor, chunk_index, sizes);
     const T* gs = slot<T>(addresses, tensors, 0, part.tensor);
     float* ps = slot<float>(addresses, tensors, 1, part.tensor);
     unsigned short* copy = slot<unsigned short>(addresses, tensors, 2, part.tensor);
     float* bs = momentum ? slot<float>(addresses, tensors, 3, part.tensor) : nullptr;
-    const float lr = rates[0], gain = rates[1], shrink = clip ? *clip : 1.f;
+    const float lr = rates[0], gain = rates[1];
+    const double shrink = clip ? *clip : 1.;
     if (shrink != shrink) return;
     for (int i = part.begin + threadIdx.x; i < part.end; i += DEEP * THREADS) {
         float g[DEEP], p[DEEP], b[DEEP];
@@ -86,7 +87,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         fetch_entries<float>(bs, i, part, b);
         EACH_ROW(k) if (i + k * THREADS < part.end) {
             const int j = i + k * THREADS;
-            g[k] = shrink * g[k] + decay * p[k];
+            g[k] = (float)(shrink * g[k]) + decay * p[k];
             b[k] = bs ? momentum * b[k] + gain * g[k] : g[k];
             p[k] -= lr * (nesterov ? g[k] + momentum * b[k] : b[k]);
             ps[j] = p[k];
@@ -102,7 +103,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 // Traffic: reads g, p, m, v and writes p, m, v [and the copy], the floor.
 extern "C" __global__ void __launch_bounds__(THREADS)
     adam(const long long* addresses, int tensors, const int* chunk_tensor,
-         const int* chunk_index, const int* sizes, const float* rates, const float* clip,
+         const int* chunk_index, const int* sizes, const float* rates, const double* clip,
          float beta1, float rest1, float beta2, float rest2, float eps, float decay,
          int decoupled) {
     const Piece part = piece(chunk_tensor, chunk_index, sizes);
@@ -112,7 +113,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     float* ms = slot<float>(addresses, tensors, 3, part.tensor);
     float* vs = slot<float>(addresses, tensors, 4, part.tensor);
     const float rate = rates[0], root = rates[1], kept = decoupled ? rates[2] : 1.f;
-    const float shrink = clip ? *clip : 1.f;
+    const double shrink = clip ? *clip : 1.;
     if (shrink != shrink) return;
     for (int i = part.begin + threadIdx.x; i < part.end; i += DEEP * THREADS) {
         float g[DEEP], p[DEEP], m[DEEP], v[DEEP];
@@ -122,7 +123,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         fetch_entries<float>(vs, i, part, v);
         EACH_ROW(k) if (i + k * THREADS < part.end) {
             const int j = i + k * THREADS;
-            g[k] = shrink * g[k] + decay * p[k];
+            g[k] = (float)(shrink * g[k]) + decay * p[k];
             m[k] = beta1 * m[k] + rest1 * g[k];
             v[k] = beta2 * v[k] + rest2 * (g[k] * g[k]);
             p[k] = kept * p[k] - rate * (m[k] / (sqrtf(v[k]) / root + eps));
@@ -137,20 +138,21 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 // ---- The norm of all gradients --------------------------------------------------------
 
 // out = (norm, min(1, most / (norm + 1e-6))): the second is `clip` of the updates; 1 if
-// the norm is no number. partial[chunk] = sum of g^2 over the chunk; the last block adds
-// up. Traffic: reads g once, the floor.
+// the norm is no number. partial[chunk] = sum of g^2 over the chunk, in double, which
+// holds the square of every float; the last block adds up. Traffic: reads g once, the
+// floor.
 extern "C" __global__ void __launch_bounds__(THREADS)
     squares(const long long* addresses, int tensors, const int* chunk_tensor,
             const int* chunk_index, const int* sizes, double* partial, unsigned* counter,
-            float most, float* out) {
+            double most, double* out) {
     __shared__ double buffer[THREADS];
     const Piece part = piece(chunk_tensor, chunk_index, sizes);
     const T* gs = slot<T>(addresses, tensors, 0, part.tensor);
-    float sum = 0.f;
+    double sum = 0;
     for (int i = part.begin + threadIdx.x; i < part.end; i += DEEP * THREADS) {
         float g[DEEP];
         fetch_entries(gs, i, part, g);
-        EACH_ROW(k) sum += g[k] * g[k];
+        EACH_ROW(k) sum += (double)g[k] * g[k];
     }
     const double own = sum_block(sum, buffer);
     if (threadIdx.x == 0) partial[blockIdx.x] = own;
@@ -165,7 +167,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     }
     const double norm = sqrt(sum_block(total, buffer)), scale = most / (norm + 1e-6);
     if (threadIdx.x == 0) {
-        out[0] = (float)norm;
-        out[1] = scale < 1 ? (float)scale : 1.f;
+        out[0] = norm;
+        out[1] = scale < 1 ? scale : 1;
     }
 }

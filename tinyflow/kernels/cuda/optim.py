@@ -160,10 +160,10 @@ def sgd_step(
 ) -> None:
     """One step of :class:`tinyflow.optim.SGD` for every tensor of the table.
 
-    `clip` is a float32 array of one entry: the factor for all gradients, or NaN, which
+    `clip` is a float64 array of one entry: the factor for all gradients, or NaN, which
     leaves every tensor as it is.
     """
-    _needs(table, "sgd_step", 4 if momentum else 3)
+    _needs(table, "sgd_step", 4 if momentum else 3, clip)
     _launch(
         *(table, "sgd", rates, clip, float(momentum), float(weight_decay)),
         int(nesterov),
@@ -186,7 +186,7 @@ def adam_step(
     """
     if decoupled and weight_decay:
         raise ValueError("adam_step: AdamW's decay belongs to advance_adam")
-    _needs(table, "adam_step", 5)
+    _needs(table, "adam_step", 5, clip)
     (beta1, beta2), rest = betas, [1 - b for b in betas]
     _launch(
         *(table, "adam", rates, clip, float(beta1), float(rest[0]), float(beta2)),
@@ -194,9 +194,11 @@ def adam_step(
     )
 
 
-def _needs(table: TensorTable, name: str, slots: int) -> None:
+def _needs(table: TensorTable, name: str, slots: int, clip: Array | None) -> None:
     if table.addresses.shape[0] < slots:
         raise ValueError(f"{name}: the table lacks parameters or state")
+    if clip is not None and (clip.dtype != np.float64 or clip.size != 1):
+        raise TypeError(f"{name}: clip is {clip.dtype} {clip.shape}, not one float64")
 
 
 def _launch(table: TensorTable, name: str, *args: Any) -> None:
@@ -208,15 +210,15 @@ def _launch(table: TensorTable, name: str, *args: Any) -> None:
 
 
 def gradient_norm(table: TensorTable, max_norm: float = float("inf")) -> Array:
-    """The norm √Σ g² and the factor min(1, max_norm / (norm + 10⁻⁶)), float32 (2,).
+    """The norm √Σ g² and the factor min(1, max_norm / (norm + 10⁻⁶)), float64 (2,).
 
     The second, as a view of one entry, is `clip` of a step.
     """
     xp = array_module(table.addresses)
     out: Array
     if not table.chunks:
-        out = xp.arange(2, dtype=np.float32)  # the norm 0, the factor 1
+        out = xp.arange(2, dtype=np.float64)  # the norm 0, the factor 1
         return out
-    out, partial = xp.empty(2, np.float32), xp.empty(table.chunks, np.float64)
-    _launch(table, "squares", partial, counters(partial), float(max_norm), out)
+    out, partial = xp.empty(2, np.float64), xp.empty(table.chunks, np.float64)
+    _launch(table, "squares", partial, counters(partial), np.float64(max_norm), out)
     return out

@@ -10,7 +10,7 @@ from tinyflow.kernels.cuda.source import Variant
 
 
 def outcome(loss: Array, correct: Array, norm: Array) -> Array:
-    """(loss, right answers, gradient norm, factor for the gradients), float32.
+    """(loss, right answers, gradient norm, factor for the gradients), float64.
 
     The factor, as a view of one entry, is `clip` of the optimisers: that of `norm`, or
     NaN if loss or norm are not finite.
@@ -18,14 +18,14 @@ def outcome(loss: Array, correct: Array, norm: Array) -> Array:
     Args:
         loss: float32, one entry.
         correct: int32, one entry.
-        norm: float32 (2,), from :func:`tinyflow.kernels.cuda.optim.gradient_norm`.
+        norm: float64 (2,), from :func:`tinyflow.kernels.cuda.optim.gradient_norm`.
 
     Raises:
         TypeError: an array is of another dtype or size.
     """
-    for a, dtype, size in ((loss, "f4", 1), (correct, "i4", 1), (norm, "f4", 2)):
+    for a, dtype, size in ((loss, "f4", 1), (correct, "i4", 1), (norm, "f8", 2)):
         if a.dtype != np.dtype(dtype) or a.size != size:
             raise TypeError(f"outcome: needs {size} {dtype}, got {a.dtype} {a.shape}")
-    out: Array = array_module(loss).empty(4, np.float32)
+    out: Array = array_module(loss).empty(4, np.float64)
     launch(Variant("outcome"), "outcome", (1,), (1,), loss, correct, norm, out)
     return out

@@ -57,7 +57,7 @@ class Updates:
         device: the GPU.
 
     Attributes:
-        clip: a float32 device array of one entry, the factor for all gradients, or
+        clip: a float64 device array of one entry, the factor for all gradients, or
             None.
         recording: set while a step is being captured.
     """
@@ -112,7 +112,7 @@ class Updates:
         return True
 
     def norm(self, gradients: list[Array], max_norm: float | None) -> Array:
-        """√Σ‖g‖² and the factor that clips it, float32 (2,), on the device."""
+        """√Σ‖g‖² and the factor that clips it, float64 (2,), on the device."""
         entries: list[Entry] = [(g, g) for g in gradients]
         limit = float("inf") if max_norm is None else max_norm
         return launch.gradient_norm(self._table(entries), limit)
