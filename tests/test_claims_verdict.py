@@ -254,7 +254,7 @@ def test_summary_per_setting():
 def test_a_number_named_like_a_column_overwrites_nothing(name):
     (row,) = summary([Case("a/0", True, {name: 0.25})])
     assert (row["setting"], row["cases"], row["share"]) == ("a/0", 1, 1.0)
-    assert row[f"{name} (measured)"] == 0.25
+    assert row[f"{name}_measured"] == 0.25
 
 
 def test_parts_are_called_so_that_one_understands():

@@ -259,5 +259,5 @@ def iter_terms(tape: Tape) -> Iterator[Terms]:
     training, which needs no gradient of an image, it is left out.
     """
     for block in find_blocks(tape):
-        if block.x.requires_grad:
+        if tape.edges(block.x):  # somebody asked for the gradient at its input
             yield measure(tape, block)

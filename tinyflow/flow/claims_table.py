@@ -33,9 +33,6 @@ from tinyflow.flow.stats import Interval, interval
 if TYPE_CHECKING:
     from tinyflow.flow.claims_bench import Bench
 
-COLUMNS = ("id", "mode", "setting", "evidence", "cases", "share")
-"""Of the table of numbers; a number of one of these names is written beside it."""
-
 
 @dataclass(frozen=True)
 class Decider:
@@ -228,15 +225,24 @@ def summary(cases: Sequence[Case]) -> list[dict[str, Any]]:
             "cases": len(here),
             "share": statistics.fmean(case.holds for case in here),
         }
-        names = dict.fromkeys(n for c in here for n in (*c.numbers, *c.given))
-        for name in names:
+        found: dict[str, Any] = {}
+        for name in dict.fromkeys(n for c in here for n in (*c.numbers, *c.given)):
             values = [v for case in here if (v := case.value(name)) is not None]
-            key = f"{name} (measured)" if name in COLUMNS else name
-            row[key] = _together(values)
+            found[name] = _together(values)
         if reasons := dict.fromkeys(c.excluded for c in here if c.excluded):
             row["excluded"] = "; ".join(reasons)
-        rows.append(row)
+        rows.append(beside(row, found))
     return rows
+
+
+def beside(row: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """`row` and `more` in one; a name that is taken becomes ``<name>_measured``."""
+    both = dict(row)
+    for name, value in more.items():
+        while name in both:
+            name += "_measured"
+        both[name] = value
+    return both
 
 
 def _together(values: Sequence[Any]) -> Any:
@@ -266,15 +272,13 @@ def to_rows(
     for one in found:
         start = {"id": one.id, "mode": one.settings.get("mode")}
         if measured:
-            rows += [start | row for row in one.measured]
+            rows += [beside(start, row) for row in one.measured]
         elif intervals:
             rows += [start | vars(i) for i in one.intervals]
         else:
             row = {name: getattr(one, name) for name in (*head, "interval")}
-            row |= one.settings
-            rows.append(
-                row | {"closure_max": one.closure_max, "conserved": one.conserved}
-            )
+            row |= {"closure_max": one.closure_max, "conserved": one.conserved}
+            rows.append(beside(row, one.settings))
     return [{name: _strict(value) for name, value in row.items()} for row in rows]
 
 

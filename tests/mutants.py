@@ -1,0 +1,203 @@
+"""Plant small errors in the source and count how many of them the tests notice.
+
+    python -m tests.mutants flow tape --count 100 --seed 0
+
+Each small change of :mod:`tests.mutations` is tried in a copy of the tree, against the
+tests that run the changed line, the quickest first. What no test notices is printed.
+Changes that nobody could see, once read and judged so, stand in ``mutants.txt`` as
+file, line and change, and are left out.
+"""
+
+import argparse
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from contextlib import suppress
+from importlib import import_module
+from multiprocessing import get_context
+from pathlib import Path
+
+import pytest
+
+from tests.mutations import ROOT, mutants
+
+MEMORY = 8 << 30  # bytes that the tests may map, whatever a mutant asks for
+EQUIVALENT = Path(__file__).with_suffix(".txt")
+FLOW = (
+    "blocks compare counterfactual dense depth layout paths probe report series "
+    "settings source subject tables trace"
+)
+TRAIN = "checkpoint config folder loop metrics prepare schedules step"
+ROOMS = {  # files of the source, patterns of test files
+    "flow": (
+        [f"tinyflow/flow/{name}.py" for name in FLOW.split()],
+        "golden_* flow* trace analyze layout subject series commands folders options",
+    ),
+    "tape": (
+        [f"tinyflow/{name}.py" for name in "names node seen sweep tape tensor".split()],
+        "tape* backward tensor* golden_add golden_blocks golden_paths golden_closed "
+        "flow numerics",
+    ),
+    "train": (
+        [f"tinyflow/train/{name}.py" for name in TRAIN.split()],
+        "golden_train train* trace step checkpoint captured_loop folders options",
+    ),
+    "threads": (["tinyflow/kernels/threads.py"], "golden_add threads* kernels"),
+    "claims": (["tinyflow/flow/claims*.py"], "claims* golden_*"),
+}
+
+
+class Tracer:
+    """A pytest plugin: which lines of some files each test runs, and for how long."""
+
+    def __init__(self, tree, files):
+        self.files = {str(tree / f): f for f in files}
+        self.now, self.lines, self.seconds = set(), {}, {}
+
+    def trace(self, frame, event, argument):
+        file = self.files.get(frame.f_code.co_filename)
+        if file and event == "line":
+            self.now.add((file, frame.f_lineno))
+        return self.trace if file else None
+
+    def pytest_runtest_logreport(self, report):
+        # What setup runs belongs to every test of the module: fixtures are shared.
+        test = report.nodeid
+        at = test.partition("::")[0] if report.when == "setup" else test
+        self.lines.setdefault(at, set()).update(self.now)
+        self.now.clear()
+        self.seconds[test] = self.seconds.get(test, 0) + report.duration
+
+
+def forked(tree, tests, limit=None, tracer=None):
+    """The exit status of pytest in a child with modules loaded; None if late."""
+    child = os.fork()
+    if child == 0:
+        code = 99
+        try:
+            os.setpgid(0, 0)
+            resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+            os.chdir(tree)
+            sys.path[0], sys.dont_write_bytecode = str(tree), True
+            for name in [n for n in sys.modules if n.partition(".")[0] == "tests"]:
+                del sys.modules[name]
+            for stream in (1, 2):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+            for settrace in (sys.settrace, threading.settrace) if tracer else ():
+                settrace(tracer.trace)
+            options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:warnings"]
+            code = int(pytest.main([*options, *tests], [tracer] if tracer else []))
+            sys.settrace(None)
+            if tracer:
+                lines = {at: sorted(found) for at, found in tracer.lines.items()}
+                Path("lines.json").write_text(json.dumps([lines, tracer.seconds]))
+        finally:
+            os._exit(code)
+    end = time.monotonic() + limit if limit else float("inf")
+    while time.monotonic() < end:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.02)
+    os.killpg(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return None
+
+
+def copy_tree(folder):
+    """What git tracks or would, in a new folder below this one."""
+    tree = Path(tempfile.mkdtemp(dir=folder))
+    listed = ["git", "ls-files", "-co", "--exclude-standard", "-z"]
+    names = subprocess.run(listed, cwd=ROOT, capture_output=True, check=True).stdout
+    for name in filter(None, names.decode().split("\0")):
+        if (ROOT / name).is_file():
+            (tree / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, tree / name)
+    return tree
+
+
+def reaching(mutant, lines, seconds):
+    """The tests that run the changed line, quickest first."""
+    low, high = mutant.lines or (0, 1 << 30)
+    hit = {
+        at
+        for at, run in lines.items()
+        if any(f == mutant.file and low <= n <= high for f, n in run)
+    }
+    tests = [t for t in seconds if t in hit or t.partition("::")[0] in hit]
+    return sorted(tests, key=seconds.__getitem__)
+
+
+def attempt(job):
+    """How the tests end with a mutant in place: 0 if they do not notice."""
+    mutant, tests, limit = job
+    path = TREE / mutant.file
+    source = path.read_bytes()
+    path.write_bytes(mutant.applied(source))
+    code = forked(TREE, tests, limit) if tests else 0
+    path.write_bytes(source)
+    return mutant, code
+
+
+def start(folder):
+    """A tree for this process."""
+    global TREE
+    TREE = copy_tree(folder)
+
+
+def try_room(room, options, folder):
+    """Plant errors in one room; print what survives, and the rate."""
+    patterns, names = ROOMS[room]
+    files = sorted({str(p.relative_to(ROOT)) for s in patterns for p in ROOT.glob(s)})
+    found = {p.name for n in names.split() for p in ROOT.glob(f"tests/test_{n}.py")}
+    left_out = set(options.without.split(","))
+    tests = [f"tests/{n}" for n in sorted(found) if not left_out & set(n.split("_"))]
+    tree = copy_tree(folder)
+    if code := forked(tree, tests, None, Tracer(tree, files)):
+        sys.exit(f"the tests of {room} fail as they are ({code}): {' '.join(tests)}")
+    lines, seconds = json.loads((tree / "lines.json").read_text())
+    known = EQUIVALENT.read_text().splitlines() if EQUIVALENT.exists() else []
+    draw = random.Random(options.seed)
+    places = [place for file in files for place in mutants(file)]
+    places = draw.sample(places, min(options.count, len(places)))
+    drawn = [m for m in map(draw.choice, places) if m.key not in known]
+    jobs = []
+    for mutant in drawn:
+        reached = reaching(mutant, lines, seconds)
+        jobs.append((mutant, reached, 20 + 3 * sum(seconds[t] for t in reached)))
+    noticed = 0
+    with get_context("fork").Pool(options.jobs, start, (folder,)) as pool:
+        for mutant, code in pool.imap_unordered(attempt, jobs):
+            noticed += code != 0
+            if not code:  # None: the tests did not end, which is noticed as well
+                late = "too long: " if code is None else ""
+                print(f"{late}line {mutant.line}: {mutant.key}", flush=True)
+    share = noticed / max(len(jobs), 1)
+    print(f"{room}: {noticed} of {len(jobs)} noticed ({share:.1%})", flush=True)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("rooms", nargs="+", choices=ROOMS)
+    parser.add_argument("--count", type=int, default=100, help="mutants per room")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=1, help="processes")
+    parser.add_argument(
+        "--without", default="", help="test files left out: golden,flow"
+    )
+    options = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = os.environ["TINYFLOW_NUM_THREADS"] = "1"
+    for module in ("matplotlib.figure", "hypothesis", "typer.testing", "torch"):
+        with suppress(ImportError):  # loaded once, shared by all children
+            import_module(module)
+    with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
+        for room in options.rooms:
+            try_room(room, options, Path(folder).resolve())
