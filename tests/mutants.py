@@ -8,7 +8,6 @@ Changes that nobody could see, once read and judged so, stand in ``mutants.txt``
 file, line and change, and are left out.
 """
 
-import argparse
 import json
 import os
 import random
@@ -24,8 +23,10 @@ from contextlib import suppress
 from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Annotated
 
 import pytest
+import typer
 
 from tests.mutations import ROOT, mutants
 
@@ -33,25 +34,29 @@ MEMORY = 8 << 30  # bytes that the tests may map, whatever a mutant asks for
 EQUIVALENT = Path(__file__).with_suffix(".txt")
 FLOW = (
     "blocks compare counterfactual dense depth layout paths probe report series "
-    "settings source subject tables trace"
+    "progress settings source stats subject tables trace"
 )
 TRAIN = "checkpoint config folder loop metrics prepare schedules step"
 ROOMS = {  # files of the source, patterns of test files
     "flow": (
-        [f"tinyflow/flow/{name}.py" for name in FLOW.split()],
-        "golden_* flow* trace analyze layout subject series commands folders options",
+        [
+            "tinyflow/kernels/lengths.py",
+            *(f"tinyflow/flow/{name}.py" for name in FLOW.split()),
+        ],
+        "golden_* flow* stats lengths progress trace analyze layout subject series "
+        "commands folders options",
     ),
     "tape": (
         [f"tinyflow/{name}.py" for name in "names node seen sweep tape tensor".split()],
         "tape* backward tensor* golden_add golden_blocks golden_paths golden_closed "
-        "flow numerics",
+        "flow lengths numerics",
     ),
     "train": (
         [f"tinyflow/train/{name}.py" for name in TRAIN.split()],
         "golden_train train* trace step checkpoint captured_loop folders options",
     ),
     "threads": (["tinyflow/kernels/threads.py"], "golden_add threads* kernels"),
-    "claims": (["tinyflow/flow/claims*.py"], "claims* golden_*"),
+    "claims": (["tinyflow/flow/claims*.py"], "claims* stats golden_*"),
 }
 
 
@@ -153,51 +158,58 @@ def start(folder):
     TREE = copy_tree(folder)
 
 
-def try_room(room, options, folder):
+def try_room(room, count, seed, jobs, without, folder):
     """Plant errors in one room; print what survives, and the rate."""
     patterns, names = ROOMS[room]
     files = sorted({str(p.relative_to(ROOT)) for s in patterns for p in ROOT.glob(s)})
     found = {p.name for n in names.split() for p in ROOT.glob(f"tests/test_{n}.py")}
-    left_out = set(options.without.split(","))
+    left_out = set(without.split(","))
     tests = [f"tests/{n}" for n in sorted(found) if not left_out & set(n.split("_"))]
     tree = copy_tree(folder)
     if code := forked(tree, tests, None, Tracer(tree, files)):
         sys.exit(f"the tests of {room} fail as they are ({code}): {' '.join(tests)}")
     lines, seconds = json.loads((tree / "lines.json").read_text())
     known = EQUIVALENT.read_text().splitlines() if EQUIVALENT.exists() else []
-    draw = random.Random(options.seed)
+    draw = random.Random(seed)
     places = [place for file in files for place in mutants(file)]
-    places = draw.sample(places, min(options.count, len(places)))
+    places = draw.sample(places, min(count, len(places)))
     drawn = [m for m in map(draw.choice, places) if m.key not in known]
-    jobs = []
+    work = []
     for mutant in drawn:
         reached = reaching(mutant, lines, seconds)
-        jobs.append((mutant, reached, 20 + 3 * sum(seconds[t] for t in reached)))
+        work.append((mutant, reached, 20 + 3 * sum(seconds[t] for t in reached)))
     noticed = 0
-    with get_context("fork").Pool(options.jobs, start, (folder,)) as pool:
-        for mutant, code in pool.imap_unordered(attempt, jobs):
+    with get_context("fork").Pool(jobs, start, (folder,)) as pool:
+        for mutant, code in pool.imap_unordered(attempt, work):
             noticed += code != 0
             if not code:  # None: the tests did not end, which is noticed as well
                 late = "too long: " if code is None else ""
                 print(f"{late}line {mutant.line}: {mutant.key}", flush=True)
-    share = noticed / max(len(jobs), 1)
-    print(f"{room}: {noticed} of {len(jobs)} noticed ({share:.1%})", flush=True)
+    share = noticed / max(len(work), 1)
+    print(f"{room}: {noticed} of {len(work)} noticed ({share:.1%})", flush=True)
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("rooms", nargs="+", choices=ROOMS)
-    parser.add_argument("--count", type=int, default=100, help="mutants per room")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--jobs", type=int, default=1, help="processes")
-    parser.add_argument(
-        "--without", default="", help="test files left out: golden,flow"
-    )
-    options = parser.parse_args()
+def main(
+    rooms: Annotated[list[str], typer.Argument(help=f"Of {', '.join(ROOMS)}.")],
+    count: Annotated[int, typer.Option(help="Mutants per room.", min=1)] = 100,
+    seed: Annotated[int, typer.Option(help="Which ones.")] = 0,
+    jobs: Annotated[int, typer.Option(help="Processes.", min=1)] = 1,
+    without: Annotated[
+        str, typer.Option(help="Words of test files left out: golden,flow")
+    ] = "",
+) -> None:
+    """Plant small errors and count how many of them the tests notice."""
+    if unknown := [room for room in rooms if room not in ROOMS]:
+        print(f"no room {', '.join(unknown)}: there are {', '.join(ROOMS)}")
+        raise typer.Exit(2)
     os.environ["OMP_NUM_THREADS"] = os.environ["TINYFLOW_NUM_THREADS"] = "1"
     for module in ("matplotlib.figure", "hypothesis", "typer.testing", "torch"):
         with suppress(ImportError):  # loaded once, shared by all children
             import_module(module)
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
-        for room in options.rooms:
-            try_room(room, options, Path(folder).resolve())
+        for room in rooms:
+            try_room(room, count, seed, jobs, without, Path(folder).resolve())
+
+
+if __name__ == "__main__":
+    typer.run(main)
