@@ -1,6 +1,7 @@
 """Settings every test shares; HYPOTHESIS_PROFILE=thorough searches longer."""
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -28,6 +29,9 @@ settings.register_profile(
     derandomize=False,
     max_examples=1000,
 )
+# What nohup or a shell without job control starts ignores Ctrl-C, and its children do.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
