@@ -8,11 +8,22 @@ import numpy as np
 import pytest
 
 from tests.claims_tiny import TINY, batch, tiny_bench
-from tests.test_claims_borders import dense, lengths, read
-from tinyflow.flow import claims_setup, claims_shrink, claims_sums
-from tinyflow.flow.claims import CLAIMS
+from tests.test_claims_borders import (
+    bench,
+    dense,
+    differing,
+    lengths,
+    read,
+    reading,
+    summed,
+    terms,
+)
+from tinyflow import Tensor
+from tinyflow.flow import claims_blocks, claims_setup, claims_shrink, claims_sums
+from tinyflow.flow.claims import CLAIMS, claims
 from tinyflow.flow.claims_bench import DIFFERENCES, FLOW, LOOKING, PATHS, SHRINKING
 from tinyflow.flow.claims_setup import train_briefly
+from tinyflow.flow.claims_verdict import Case, judge
 from tinyflow.flow.paths import looking
 
 
@@ -92,3 +103,54 @@ def test_sums_that_cancel_have_no_angle():
     tape = Tape(edges=lambda m: [], pullback=lambda *a, **how: np.zeros(2))
     found = claims_sums.layer_sum(tape, SimpleNamespace(name="b", sources="ab"), 0)
     assert (found.cosine, found.factor, found.later) == (0.0, 0.0, 1)
+
+
+def test_a_dense_block_must_pass_both_kinds_of_evidence():
+    made = summed(0.0)
+    assert CLAIMS["noh5-sum"](made).verdict == "holds"
+    made._kept |= differing(error=1.0)
+    found = CLAIMS["noh5-sum"](made)
+    assert found.verdict == "fails" and found.measured[1]["difference"] == 1.0
+
+
+@pytest.mark.parametrize("values", [2, 3])
+def test_a_threshold_needs_two_values(values):
+    many = [Case(f"net/{i}", i % values == 0, {}, {"l": i % values}) for i in range(24)]
+    assert judge(many, features={"l": "l"}).verdict == "holds only when l ≤ 0"
+
+
+@pytest.mark.parametrize("claim", ["quadir-relu", "noh2-remains"])
+def test_places_go_from_0_to_1(claim):
+    found = tuple(terms(name=f"layer1.{i}") for i in range(3))
+    made = bench({(LOOKING, "net"): [reading(terms=found)]})
+    assert numbers(claim, made)["place"] == 0.5  # the median of 0, 0.5 and 1
+    alone = bench({(LOOKING, "net"): [reading(terms=found[:1])]})
+    assert numbers(claim, alone)["place"] == 0.0
+
+
+def test_a_reading_says_whether_anything_is_normalised():
+    assert tiny_bench().readings("resnet20")[0].normalised
+    assert not tiny_bench().readings("quadir_resnet")[0].normalised
+
+
+def test_the_rest_of_a_gradient_and_its_angle():
+    """Of vectors: shortcut (1, 0), rest (0.5, 1), so that their sum is (1.5, 1)."""
+    size = math.sqrt(1.5**2 + 1)
+    t = terms(norms={"shortcut": 1.0, "x": size}, shares={"shortcut": 1.5 / size**2})
+    rest, cosine = claims_blocks.rest_of(t)
+    assert rest == pytest.approx(math.sqrt(1.25))
+    assert cosine == pytest.approx(0.5 / math.sqrt(1.25))
+    alone = terms(norms={"shortcut": 0.0, "x": 1.0}, shares={"shortcut": 0.0})
+    assert claims_blocks.rest_of(alone) == (1.0, 0.0)
+
+
+def test_what_is_assumed_unless_said_otherwise():
+    images, labels = batch()
+    only = {"setup": TINY, "only": ["noh1-depth"], "seeds": [0]}
+    (found,) = claims(images, labels, **only)
+    assert found.settings["statistics"] == "batch"
+    (other,) = claims(images, labels, training=False, **only)
+    assert other.settings["statistics"] == "running"
+    assert found.measured[0]["growth"] != other.measured[0]["growth"]
+    model = train_briefly("resnet20", *batch(4), steps=1, batch=4)
+    assert model(Tensor(images)).shape == (4, 10)
