@@ -9,6 +9,7 @@ import pytest
 
 from tests.claims_tiny import TINY, batch, tiny_bench
 from tests.test_claims_borders import (
+    BORDERS,
     bench,
     dense,
     differing,
@@ -19,11 +20,17 @@ from tests.test_claims_borders import (
     terms,
 )
 from tinyflow import Tensor
-from tinyflow.flow import claims_blocks, claims_setup, claims_shrink, claims_sums
+from tinyflow.flow import (
+    claims_blocks,
+    claims_setup,
+    claims_shrink,
+    claims_sums,
+    claims_table,
+)
 from tinyflow.flow.claims import CLAIMS, claims
 from tinyflow.flow.claims_bench import DIFFERENCES, FLOW, LOOKING, PATHS, SHRINKING
-from tinyflow.flow.claims_setup import train_briefly
-from tinyflow.flow.claims_verdict import Case, judge
+from tinyflow.flow.claims_setup import FULL, QUICK, train_briefly
+from tinyflow.flow.claims_verdict import Case, judge, median
 from tinyflow.flow.paths import looking
 
 
@@ -131,6 +138,67 @@ def test_places_go_from_0_to_1(claim):
 def test_a_reading_says_whether_anything_is_normalised():
     assert tiny_bench().readings("resnet20")[0].normalised
     assert not tiny_bench().readings("quadir_resnet")[0].normalised
+
+
+@pytest.mark.parametrize("name", BORDERS)
+def test_a_decider_names_the_border_of_its_claim(name, monkeypatch):
+    """The number that a case is put to the border by lies there."""
+    seen = []
+    monkeypatch.setattr(claims_table, "settle", lambda *a: seen.append(a[-1]))
+    claim, made, holds, fails = BORDERS[name]
+    claim(made(holds)), claim(made(fails))
+    found, other = seen
+    for d in found.decide:
+        values = [median(f.cases, d.number) for f in (found, other)]
+        moved = values[0] != pytest.approx(values[1], rel=1e-13, abs=1e-15)
+        if d.border is not None and moved and all(map(math.isfinite, values)):
+            assert values[0] == pytest.approx(d.border, rel=2e-6, abs=2e-9), d.number
+
+
+def test_four_networks_per_entry():
+    growths = {"v": 0.25, "net": 0.5, "s": 1.0, "d": 2.0}
+    made = bench({
+        (LOOKING, n): reading(model=n, first=g, first_rms=g * g, last_rms=0.5)
+        for n, g in growths.items()
+    })  # fmt: skip
+    rows = CLAIMS["noh-order"](made).measured
+    said = {row["evidence"]: row["ratio_per_entry"] for row in rows}
+    assert said == {
+        "net over v": pytest.approx(4.0),
+        "s over net": pytest.approx(4.0),
+        "d over net": pytest.approx(16.0),
+    }
+    zero = {**made._kept, (LOOKING, "v"): [reading(model="v", first_rms=0.0)]}
+    row = CLAIMS["noh-order"](bench(zero)).measured[0]
+    assert row["ratio_per_entry"] == pytest.approx(0.5)  # by 1 where there is none
+
+
+def test_printed_multiply_adds_stand_beside_those_they_are_printed_for():
+    rows = CLAIMS["noh-flops"](tiny_bench()).measured
+    printed = {r["setting"]: r.get("printed_for_resnet") for r in rows}
+    assert printed["densenet121:resnet50 at 224"] == 3.86e9  # Noh's Table 2
+    assert printed["densenet121:resnet50 at 32"] is None
+    assert printed["densenet264:resnet152 at 224"] == 11.3e9
+
+
+def test_a_brief_training_lowers_its_rate_along_a_cosine(monkeypatch):
+    rates = []
+
+    def step(model, x, labels, optimizer):
+        rates.append(optimizer.lr)
+        return SimpleNamespace(loss=1.0)
+
+    monkeypatch.setattr(claims_setup, "train_step", step)
+    train_briefly("resnet20", *batch(2), steps=3, lr=0.5)
+    cosines = [0.5 * (1 + math.cos(math.pi * k / 3)) for k in range(3)]
+    assert rates == pytest.approx([0.5 * c for c in cosines])
+    rates.clear()
+    train_briefly("quadir_cnn", *batch(2), steps=2, lr=0.5)
+    assert rates == [0.5, 0.5]
+
+
+def test_which_blocks_are_shrunk():
+    assert (QUICK.shrink_at, FULL.shrink_at) == ((0.5, 1.0), (0.0, 0.5, 1.0))
 
 
 def test_the_rest_of_a_gradient_and_its_angle():
