@@ -272,6 +272,8 @@ def test_train_briefly_learns_and_repeats():
 def test_depth_sweep():
     images, labels = batch(4)
     points = depth_sweep([20, 32], seeds=[0], images=images, labels=labels)
+    same = depth_sweep([20], seeds=[0], images=images, labels=labels, num_classes=10)
+    assert [points[0].loss, points[2].loss] == [p.loss for p in same]
     assert [(p.kind, p.depth) for p in points] == [
         ("plain", 20),
         ("plain", 32),

@@ -1,11 +1,13 @@
 """What is printed of given numbers, cell by cell, and the borders of how."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
 from tinyflow.flow import tables
 from tinyflow.flow.blocks import Terms
+from tinyflow.flow.compare import against_shortcut
 from tinyflow.flow.counterfactual import Counterfactual
 from tinyflow.flow.depth import DepthPoint
 from tinyflow.flow.layout import (
@@ -177,3 +179,22 @@ def test_no_line_of_prose_is_longer_than_a_hundred_letters():
     table = Table("w " * 200, [Column("a", "w " * 200, ["x"], words)], "w " * 200)
     for most, longest in ((40, 40), (99, 99), (100, 100), (101, 100), (500, 100)):
         assert max(map(len, table.text(most).splitlines())) == longest
+
+
+@pytest.mark.parametrize(
+    ("gate", "cosines", "expected"),
+    [
+        (0.0, {"shortcut,gain": 0.5, "shortcut,gate": None}, 0.5),
+        (3.0, {"shortcut,gain": None, "shortcut,gate": 0.25}, 0.75 / math.sqrt(13)),
+        (3.0, {"shortcut,gain": 0.5, "shortcut,gate": 0.25}, 1.75 / math.sqrt(13)),
+    ],
+)
+def test_an_undefined_cosine_counts_as_0(gate, cosines, expected):
+    """Gain 2 and gate at right angles: their sum against the shortcut."""
+    block = replace(
+        BLOCK,
+        norms={"x": 1.0, "H": 1.0, "shortcut": 1.0, "gain": 2.0, "gate": gate},
+        shares=dict.fromkeys(("shortcut", "gain", "gate"), 0.0),
+        cosines=cosines | {"gain,gate": None},
+    )
+    assert against_shortcut(block) == pytest.approx(expected)

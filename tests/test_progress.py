@@ -88,3 +88,22 @@ def test_a_spectrum_says_how_far_it_is(most, samples, monkeypatch):
     flow.spectrum(probe, veit_samples=samples, progress=told.append)
     assert told == sorted(told) and told[-1] == pytest.approx(1)
     assert max(np.diff([0.0, *told])) < 0.2
+
+
+def test_looking_at_some_paths_says_how_far_it_is(monkeypatch):
+    monkeypatch.setattr(paths, "path_gradient", lambda *_: np.ones(1))
+    told = []
+    paths.single_paths(None, [None] * 10, 2, 0, told.append)
+    assert told == pytest.approx([(k + 1) / 11 for k in range(11)])
+
+
+def test_what_nobody_tells_is_guessed_from_the_pace_before(monkeypatch):
+    """Three units took 12 s; of two more, 8 s, half have passed after 8."""
+    progress = Progress()
+    progress.plan(10)
+    progress.begin("a", 3)
+    progress.begin("b", 2)
+    now = 100.0
+    progress._start, progress._begun = now - 20, now - 8
+    monkeypatch.setattr(module.time, "monotonic", lambda: now)
+    assert progress.fraction() == pytest.approx((3 + 2 * 0.5) / 10)
