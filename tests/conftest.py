@@ -29,8 +29,9 @@ settings.register_profile(
     derandomize=False,
     max_examples=1000,
 )
-# What nohup or a shell without job control starts ignores Ctrl-C, and its children do.
+# What nohup or a shell without job control starts ignores signals, and its children do.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
