@@ -61,6 +61,7 @@ def counts(name: str, size: int = 224, classes: int = 1000) -> tuple[int, int, i
     return count_parameters(model), running, count_macs(model, size)
 
 
+@functools.cache
 def additions(name: str, size: int) -> int:
     """Entries of all sums H of one image: what the shortcuts add."""
     model = build(name, num_classes=10, image_size=size, in_channels=3, seed=None)
@@ -86,11 +87,10 @@ FREE = (
     quantity="parameters, and multiply-adds plus the additions of the shortcuts, "
     "against the same net without shortcuts, 32 pixels and 10 classes; satisfied by no "
     f"more parameters and at most {SLIGHT:.0%} more computation",
+    fresh=True,
 )
-def shortcuts_are_free(bench: Bench) -> Found | None:
+def shortcuts_are_free(bench: Bench) -> Found:
     """Quadir, and He et al.: shortcuts cost nothing."""
-    if bench.mode != "init":
-        return None
     cases = []
     for name, bare in FREE:
         with_, without = counts(name, 32, 10), counts(bare, 32, 10)
@@ -138,11 +138,10 @@ DENSE = {
     statement="DenseNet needs more computation (FLOPs) than ResNet for one image",
     quantity="counted multiply-adds of the two, in pairs the paper names and in pairs "
     "of nearly the same published error; satisfied if DenseNet's are more",
+    fresh=True,
 )
-def dense_costs_more(bench: Bench) -> Found | None:
+def dense_costs_more(bench: Bench) -> Found:
     """DenseNet against ResNet, counted."""
-    if bench.mode != "init":
-        return None
     cases = []
     for kind, pairs in DENSE.items():
         for dense, other, size in pairs:
@@ -167,11 +166,10 @@ def dense_costs_more(bench: Bench) -> Found | None:
     statement="the computation of SE-ResNet is slightly more than ResNet's",
     quantity="counted multiply-adds of the two; satisfied if more, by at most "
     f"{SLIGHT:.0%}",
+    fresh=True,
 )
-def gates_cost_little(bench: Bench) -> Found | None:
+def gates_cost_little(bench: Bench) -> Found:
     """SE-ResNet against ResNet, counted, beside what Table 2 prints."""
-    if bench.mode != "init":
-        return None
     cases = []
     for depth in (50, 101, 152):
         name, bare = f"se_resnet{depth}", f"resnet{depth}"
@@ -188,11 +186,10 @@ def gates_cost_little(bench: Bench) -> Found | None:
     "the standard deviation of accuracies is less than 1 %",
     quantity="difference of two printed errors, one run each; satisfied if above "
     f"1.96 √2 × {DEVIATION:g} % = {TWO_RUNS * DEVIATION:z.2f} %",
+    fresh=True,
 )
-def differences_are_significant(bench: Bench) -> Found | None:
+def differences_are_significant(bench: Bench) -> Found:
     """A deviation below 1 % makes a difference of two runs significant above 2.77 %."""
-    if bench.mode != "init":
-        return None
     pairs = [(f"plain{d}", f"resnet{d}") for d in (18, 34)]
     pairs += [(f"resnet{d}", f"se_resnet{d}") for d in (50, 101, 152)]
     cases = []
@@ -219,11 +216,10 @@ TABLE_A1 = {"vgg19": 38.9, "resnet50": 23.6, "se_resnet50": 21.4, "densenet121":
     "and 7 million parameters",
     quantity="counted parameters at 32 pixels and 10 classes, with or without running "
     "statistics; satisfied if one of them rounds to the printed number",
+    fresh=True,
 )
-def printed_parameters(bench: Bench) -> Found | None:
+def printed_parameters(bench: Bench) -> Found:
     """Table A1, counted."""
-    if bench.mode != "init":
-        return None
     cases = []
     for name, printed in TABLE_A1.items():
         parameters, running, _ = counts(name, 32, 10)
@@ -245,11 +241,10 @@ def printed_parameters(bench: Bench) -> Found | None:
     statement="from 7x7x3 to 5x5x128 a depthwise and a pointwise convolution need "
     "10,275 multiplications, a regular one 86,400",
     quantity="counted multiply-adds; satisfied if equal",
+    fresh=True,
 )
-def depthwise_counts(bench: Bench) -> Found | None:
+def depthwise_counts(bench: Bench) -> Found:
     """Zhao's example, counted on two small nets."""
-    if bench.mode != "init":
-        return None
     three = nn.Conv2d(3, 3, 3, groups=3, bias=False, rng=None)
     nets = {
         "depthwise": (10_275, nn.Sequential(three, nn.Conv2d(3, 128, 1, rng=None))),

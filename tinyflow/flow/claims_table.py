@@ -23,6 +23,7 @@ from tinyflow.flow.claims_verdict import (
     Case,
     Condition,
     called,
+    grouped,
     judge,
     median,
     per_unit,
@@ -114,13 +115,18 @@ CLAIMS: dict[str, Judged] = {}
 
 
 def claim(
-    identity: str, *, source: str, statement: str, quantity: str
+    identity: str, *, source: str, statement: str, quantity: str, fresh: bool = False
 ) -> Callable[[Callable[[Bench], Found | None]], Judged]:
-    """Register a function that measures one claim; it then returns the judged claim."""
+    """Register a function that measures one claim; it then returns the judged claim.
+
+    `fresh`: of initial weights, or of no weights at all; none of trained networks.
+    """
 
     def register(measure: Callable[[Bench], Found | None]) -> Judged:
         @functools.wraps(measure)
         def judged(bench: Bench) -> Claim | None:
+            if fresh and bench.mode != "init":
+                return None
             found = measure(bench)
             if found is None or not found.cases:
                 return None
@@ -214,9 +220,7 @@ def spread(
 
 def summary(cases: Sequence[Case]) -> list[dict[str, Any]]:
     """A row per setting and kind of evidence: cases, share that satisfies, medians."""
-    groups: dict[tuple[str, str], list[Case]] = {}
-    for case in cases:
-        groups.setdefault((case.setting, case.evidence), []).append(case)
+    groups = grouped(cases, lambda case: (case.setting, case.evidence))
     rows = []
     for (setting, evidence), here in groups.items():
         row: dict[str, Any] = {

@@ -25,10 +25,11 @@ import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from tinyflow.flow.stats import chance
 
+Key = TypeVar("Key")
 Numbers: TypeAlias = Mapping[str, Any]
 
 ALL, NONE, SEPARATES, CHANCE = 0.95, 0.05, 0.95, 0.05
@@ -117,7 +118,7 @@ def judge(
             math.nan,
         )
     share = statistics.fmean(case.holds for case in used)
-    kinds = _grouped(used, lambda case: case.evidence)
+    kinds = grouped(used, lambda case: case.evidence)
     why = "; ".join(_grounds(kind, found) for kind, found in kinds.items())
     if left := len(cases) - len(used):
         why += f"; {left} more cases do not count: {reasons}"
@@ -138,10 +139,9 @@ def judge(
     return Judgement(f"holds only in {share:.0%} of cases{tried}", why + told, share)
 
 
-def _grouped(
-    cases: Iterable[Case], key: Callable[[Case], str]
-) -> dict[str, list[Case]]:
-    groups: dict[str, list[Case]] = {}
+def grouped(cases: Iterable[Case], key: Callable[[Case], Key]) -> dict[Key, list[Case]]:
+    """The cases by their keys, both in the order they come in."""
+    groups: dict[Key, list[Case]] = {}
     for case in cases:
         groups.setdefault(key(case), []).append(case)
     return groups
@@ -149,7 +149,7 @@ def _grouped(
 
 def per_unit(cases: Iterable[Case]) -> dict[str, list[Case]]:
     """The cases of each seed (and batch)."""
-    return _grouped(cases, lambda case: case.unit)
+    return grouped(cases, lambda case: case.unit)
 
 
 def _shares(cases: Sequence[Case]) -> list[float]:
@@ -307,5 +307,5 @@ def called(name: str, value: Any) -> str:
 
 def medians(cases: Sequence[Case], name: str, *, by: str, digits: int = 2) -> str:
     """``a 1.2, b 3.4``: medians of one number for each value of another, for notes."""
-    groups = _grouped(cases, lambda case: called(by, case.value(by)))
+    groups = grouped(cases, lambda case: called(by, case.value(by)))
     return ", ".join(f"{g} {median(c, name):z.{digits}g}" for g, c in groups.items())
