@@ -16,7 +16,8 @@ import numpy as np
 
 from models.cifar_resnet import DEPTHS, CifarResNet
 from models.densenet import LAYERS, DenseNet
-from models.resnet import BLOCKS, BasicBlock, Bottleneck, PlainBlock, ResNet
+from models.plain import PlainBlock
+from models.resnet import BLOCKS, BasicBlock, Bottleneck, ResNet
 from models.se_resnet import se_resnet
 from models.vgg import CONFIGURATIONS, VGG
 from tinyflow import Tape, Tensor, nn

@@ -10,13 +10,32 @@ from __future__ import annotations
 
 import math
 
-from models.resnet import BasicBlock, OptionA, PlainBlock, conv3x3, projection, stage
+from models.plain import PlainBlock
+from models.resnet import BasicBlock, conv3x3, no_gate, projection, stage
 from models.se_resnet import squeeze_excitation
-from tinyflow import nn
+from tinyflow import nn, ops
 from tinyflow.tensor import Tensor
 
-WIDTHS = (16, 32, 64)  # stages 2 and 3 begin with stride 2
 DEPTHS = (20, 32, 44, 56, 110)
+
+
+class OptionA(nn.Module):
+    """Parameter-free shortcut: every `stride`-th pixel, new channels filled with zeros.
+
+    The zeros go to both sides; any other channel order trains and counts the same.
+    """
+
+    def __init__(self, cin: int, cout: int, stride: int) -> None:
+        self.stride, self.before = stride, (cout - cin) // 2
+        self.after = cout - cin - self.before
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, cin, H, W) → (N, cout, H/stride, W/stride)."""
+        if self.stride > 1:
+            x = x[:, :, :: self.stride, :: self.stride]
+        if self.before or self.after:
+            x = ops.pad(x, (0, 0, 0, 0, self.before, self.after))
+        return x
 
 
 def option_a(cin: int, cout: int, stride: int, rng: nn.Rng) -> nn.Module:
@@ -52,20 +71,20 @@ class CifarResNet(nn.Module):
         if rest or n < 1:
             raise ValueError(f"a CIFAR ResNet has 6n + 2 layers, not {depth}")
         block = PlainBlock if kind == "plain" else BasicBlock
-        gate = (lambda c: squeeze_excitation(c, rng)) if kind == "se" else None
-        connect = {"A": option_a, "B": projection}[shortcut]
-        self.conv1 = conv3x3(in_channels, WIDTHS[0], 1, rng)
-        self.bn1 = nn.BatchNorm2d(WIDTHS[0])
+        gate = squeeze_excitation if kind == "se" else no_gate
+        parts = {"A": option_a, "B": projection}[shortcut], gate, rng
+        self.conv1 = conv3x3(in_channels, 16, 1, rng)
+        self.bn1 = nn.BatchNorm2d(16)
         self.relu = nn.ReLU()
-        cin = WIDTHS[0]
-        for i, width in enumerate(WIDTHS):
-            layer = stage(block, cin, width, n, 1 if i == 0 else 2, connect, gate, rng)
-            setattr(self, f"layer{i + 1}", layer)
-            cin = width
+        self.layer1 = stage(block, 16, 16, n, 1, *parts)
+        self.layer2 = stage(block, 16, 32, n, 2, *parts)
+        self.layer3 = stage(block, 32, 64, n, 2, *parts)
         self.avgpool = nn.GlobalAvgPool2d()
-        self.fc = nn.Linear(cin, num_classes, std=1 / math.sqrt(3 * cin), rng=rng)
+        self.fc = nn.Linear(64, num_classes, std=1 / math.sqrt(3 * 64), rng=rng)
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (N, C, S, S) → logits (N, num_classes)."""
-        y: Tensor = nn.chain((module for _, module in self.children()), x)
-        return y
+        x = self.relu(self.bn1(self.conv1(x)))
+        x = self.layer3(self.layer2(self.layer1(x)))
+        logits: Tensor = self.fc(self.avgpool(x))
+        return logits

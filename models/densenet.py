@@ -53,8 +53,9 @@ class DenseLayer(nn.Module):
 
     def forward(self, maps: ChannelStack) -> Tensor:
         """Earlier maps, each (N, Cᵢ, H, W) → (N, k, H, W)."""
-        x = self.conv1(nn.stack_norm_relu(self.norm1, maps, self.relu1))
-        y: Tensor = nn.chain((self.norm2, self.relu2, self.conv2), x)
+        x = maps.read()  # [x₀ | x₁ | …]
+        x = self.conv1(self.relu1(self.norm1(x)))
+        y: Tensor = self.conv2(self.relu2(self.norm2(x)))
         return y
 
 
@@ -77,43 +78,48 @@ class DenseBlock(nn.Module):
 class Transition(nn.Module):
     """Between dense blocks: 1x1 convolution to half the channels, 2x2 average."""
 
-    def __init__(self, cin: int, cout: int, rng: nn.Rng) -> None:
+    def __init__(self, cin: int, rng: nn.Rng) -> None:
+        self.channels = int(cin * COMPRESSION)
         self.norm = nn.BatchNorm2d(cin)
         self.relu = nn.ReLU()
-        self.conv = conv(cin, cout, 1, rng)
+        self.conv = conv(cin, self.channels, 1, rng)
         self.pool = nn.AvgPool2d(2)
 
     def forward(self, maps: ChannelStack) -> Tensor:
         """Maps of a block → (N, C/2, H/2, W/2)."""
-        x = nn.stack_norm_relu(self.norm, maps, self.relu)
-        y: Tensor = self.pool(self.conv(x))
+        x = maps.read()
+        y: Tensor = self.pool(self.conv(self.relu(self.norm(x))))
         return y
 
 
 class Features(nn.Module):
     """Stem, dense blocks and transitions, and the final normalisation."""
 
-    def __init__(self, layers: tuple[int, ...], in_channels: int, rng: nn.Rng) -> None:
-        cin = 2 * GROWTH
-        self.conv0 = conv(in_channels, cin, 7, rng, stride=2)
-        self.norm0 = nn.BatchNorm2d(cin)
+    def __init__(
+        self, layers: tuple[int, int, int, int], in_channels: int, rng: nn.Rng
+    ) -> None:
+        n1, n2, n3, n4 = layers
+        self.conv0 = conv(in_channels, 2 * GROWTH, 7, rng, stride=2)
+        self.norm0 = nn.BatchNorm2d(2 * GROWTH)
         self.relu0 = nn.ReLU()
         self.pool0 = nn.MaxPool2d(3, stride=2, padding=1)
-        for i, count in enumerate(layers):
-            setattr(self, f"denseblock{i + 1}", DenseBlock(cin, count, rng))
-            cin += count * GROWTH
-            if i + 1 < len(layers):
-                kept = int(cin * COMPRESSION)
-                setattr(self, f"transition{i + 1}", Transition(cin, kept, rng))
-                cin = kept
-        self.norm5 = nn.BatchNorm2d(cin)
-        self.channels = cin
+        self.denseblock1 = DenseBlock(2 * GROWTH, n1, rng)
+        self.transition1 = Transition(self.denseblock1.channels, rng)
+        self.denseblock2 = DenseBlock(self.transition1.channels, n2, rng)
+        self.transition2 = Transition(self.denseblock2.channels, rng)
+        self.denseblock3 = DenseBlock(self.transition2.channels, n3, rng)
+        self.transition3 = Transition(self.denseblock3.channels, rng)
+        self.denseblock4 = DenseBlock(self.transition3.channels, n4, rng)
+        self.channels = self.denseblock4.channels
+        self.norm5 = nn.BatchNorm2d(self.channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, S, S) → (N, channels, S/32, S/32)."""
-        *layers, last = (module for _, module in self.children())
-        maps: ChannelStack = nn.chain(layers, x)
-        y: Tensor = last(maps.read(), False, None, maps.moments)
+        x = self.pool0(self.relu0(self.norm0(self.conv0(x))))
+        x = self.transition1(self.denseblock1(x))
+        x = self.transition2(self.denseblock2(x))
+        x = self.transition3(self.denseblock3(x))
+        y: Tensor = self.norm5(self.denseblock4(x).read())
         return y
 
 

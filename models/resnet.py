@@ -1,4 +1,4 @@
-"""ResNet and plain nets for ImageNet sizes (He et al. 2016, arXiv:1512.03385).
+"""ResNet for ImageNet sizes (He et al. 2016, arXiv:1512.03385).
 
 Table 1 of the paper; ResNet-50 is the second network of Noh 2021, Table A1. Parameter
 names are torchvision's. Deviation from the paper: in bottlenecks the stride sits on the
@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
-from tinyflow import nn, ops
+from tinyflow import nn
+from tinyflow.ops import relu
+from tinyflow.tape import mark
 from tinyflow.tensor import Tensor, fork
 
-WIDTHS = (64, 128, 256, 512)  # of the four stages; stages 2 to 4 begin with stride 2
-BLOCKS = {
+BLOCKS = {  # of the stages with 64, 128, 256 and 512 channels; 2 to 4 halve the size
     18: (2, 2, 2, 2),
     34: (3, 4, 6, 3),
     50: (3, 4, 6, 3),
@@ -22,7 +24,7 @@ BLOCKS = {
     152: (3, 8, 36, 3),
 }
 
-Shortcut = Callable[..., nn.Module]
+Make = Callable[..., nn.Module]
 
 
 def conv3x3(cin: int, cout: int, stride: int, rng: nn.Rng) -> nn.Conv2d:
@@ -42,55 +44,35 @@ def projection(cin: int, cout: int, stride: int, rng: nn.Rng) -> nn.Module:
     return nn.Sequential(conv1x1(cin, cout, stride, rng), nn.BatchNorm2d(cout))
 
 
-class OptionA(nn.Module):
-    """Parameter-free shortcut: every `stride`-th pixel, new channels filled with zeros.
-
-    The zeros go to both sides; any other channel order trains and counts the same.
-    """
-
-    def __init__(self, cin: int, cout: int, stride: int, rng: nn.Rng = None) -> None:
-        self.stride, self.before = stride, (cout - cin) // 2
-        self.after = cout - cin - self.before
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, cin, H, W) → (N, cout, H/stride, W/stride)."""
-        if self.stride > 1:
-            x = x[:, :, :: self.stride, :: self.stride]
-        if self.before or self.after:
-            x = ops.pad(x, (0, 0, 0, 0, self.before, self.after))
-        return x
+def no_gate(channels: int, rng: nn.Rng) -> nn.Module:
+    """Nothing acts on F; see ``models/se_resnet.py`` for what may."""
+    return nn.Identity()
 
 
 class BasicBlock(nn.Module):
-    """y = relu(H), H(x) = F(x) + S(x), with F = 3x3, 3x3.
+    """y = relu(H), H(x) = F(x) + S(x), with F = 3x3, 3x3: Figure 2 of the paper.
 
-    The fork is Figure 2 of Noh 2021: two named edges into x. `attention` (the
-    squeeze-and-excitation of ``models/se_resnet.py``) acts on F before the addition.
+    The fork is Figure 2 of Noh 2021, too: two named edges into x.
     """
 
     expansion = 1
 
     def __init__(
-        self,
-        cin: int,
-        width: int,
-        stride: int,
-        shortcut: Shortcut,
-        attention: Callable[[int], nn.Module] | None,
-        rng: nn.Rng,
+        self, cin: int, width: int, stride: int, shortcut: Make, gate: Make, rng: nn.Rng
     ) -> None:
         self.conv1 = conv3x3(cin, width, stride, rng)
         self.bn1 = nn.BatchNorm2d(width)
         self.conv2 = conv3x3(width, width, 1, rng)
         self.bn2 = nn.BatchNorm2d(width)
-        self.se = attention(width) if attention else nn.Identity()
+        self.se = gate(width, rng)
         self.downsample = shortcut(cin, width, stride, rng)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, cin, H, W) → (N, width, H/stride, W/stride)."""
         residual, shortcut = fork(x, "residual", "shortcut")
-        f = nn.norm_relu(self.bn1, self.conv1(residual))
-        return nn.add_relu(self.bn2, self.conv2(f), self.downsample(shortcut), self.se)
+        f = relu(self.bn1(self.conv1(residual)))
+        f = self.se(self.bn2(self.conv2(f)))
+        return relu(mark(f + self.downsample(shortcut), "H"))
 
 
 class Bottleneck(nn.Module):
@@ -99,76 +81,36 @@ class Bottleneck(nn.Module):
     expansion = 4
 
     def __init__(
-        self,
-        cin: int,
-        width: int,
-        stride: int,
-        shortcut: Shortcut,
-        attention: Callable[[int], nn.Module] | None,
-        rng: nn.Rng,
+        self, cin: int, width: int, stride: int, shortcut: Make, gate: Make, rng: nn.Rng
     ) -> None:
-        cout = width * self.expansion
         self.conv1 = conv1x1(cin, width, 1, rng)
         self.bn1 = nn.BatchNorm2d(width)
         self.conv2 = conv3x3(width, width, stride, rng)
         self.bn2 = nn.BatchNorm2d(width)
-        self.conv3 = conv1x1(width, cout, 1, rng)
-        self.bn3 = nn.BatchNorm2d(cout)
-        self.se = attention(cout) if attention else nn.Identity()
-        self.downsample = shortcut(cin, cout, stride, rng)
+        self.conv3 = conv1x1(width, 4 * width, 1, rng)
+        self.bn3 = nn.BatchNorm2d(4 * width)
+        self.se = gate(4 * width, rng)
+        self.downsample = shortcut(cin, 4 * width, stride, rng)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, cin, H, W) → (N, 4 width, H/stride, W/stride)."""
         residual, shortcut = fork(x, "residual", "shortcut")
-        f = nn.norm_relu(self.bn1, self.conv1(residual))
-        f = nn.norm_relu(self.bn2, self.conv2(f))
-        return nn.add_relu(self.bn3, self.conv3(f), self.downsample(shortcut), self.se)
+        f = relu(self.bn1(self.conv1(residual)))
+        f = relu(self.bn2(self.conv2(f)))
+        f = self.se(self.bn3(self.conv3(f)))
+        return relu(mark(f + self.downsample(shortcut), "H"))
 
 
-class PlainBlock(nn.Module):
-    """A basic block without its shortcut: y = relu(F(x)), two layers of a plain net."""
-
-    expansion = 1
-
-    def __init__(
-        self,
-        cin: int,
-        width: int,
-        stride: int,
-        shortcut: Shortcut,
-        attention: Callable[[int], nn.Module] | None,
-        rng: nn.Rng,
-    ) -> None:
-        self.conv1 = conv3x3(cin, width, stride, rng)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = conv3x3(width, width, 1, rng)
-        self.bn2 = nn.BatchNorm2d(width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, cin, H, W) → (N, width, H/stride, W/stride)."""
-        f = nn.norm_relu(self.bn1, self.conv1(x))
-        return nn.norm_relu(self.bn2, self.conv2(f), name="H")
-
-
-Block = type[BasicBlock] | type[Bottleneck] | type[PlainBlock]
+Block = type[BasicBlock] | type[Bottleneck]
 
 
 def stage(
-    block: Block,
-    cin: int,
-    width: int,
-    count: int,
-    stride: int,
-    shortcut: Shortcut,
-    attention: Callable[[int], nn.Module] | None,
-    rng: nn.Rng,
+    block: Block, cin: int, width: int, count: int, stride: int, *parts: Any
 ) -> nn.Sequential:
-    """`count` blocks, the first with `stride`."""
+    """`count` blocks, the first with `stride`; `parts` are shortcut, gate and rng."""
     cout = width * block.expansion
-    blocks = [block(cin, width, stride, shortcut, attention, rng)]
-    blocks += [
-        block(cout, width, 1, shortcut, attention, rng) for _ in range(count - 1)
-    ]
+    blocks = [block(cin, width, stride, *parts)]
+    blocks += [block(cout, width, 1, *parts) for _ in range(count - 1)]
     return nn.Sequential(*blocks)
 
 
@@ -178,7 +120,7 @@ class ResNet(nn.Module):
     Args:
         block: BasicBlock (18, 34), Bottleneck (50, 101, 152) or PlainBlock.
         blocks: blocks per stage.
-        attention: makes a module that acts on F, given its channels; or None.
+        gate: makes a module that acts on F, given its channels and `rng`.
         num_classes, image_size, in_channels: of the data.
         rng: where the initial weights come from.
     """
@@ -186,32 +128,31 @@ class ResNet(nn.Module):
     def __init__(
         self,
         block: Block,
-        blocks: tuple[int, ...],
-        attention: Callable[..., nn.Module] | None = None,
+        blocks: tuple[int, int, int, int],
+        gate: Make = no_gate,
         *,
         num_classes: int,
         image_size: int,
         in_channels: int,
         rng: nn.Rng,
     ) -> None:
-        gate = (lambda channels: attention(channels, rng)) if attention else None
-        self.conv1 = nn.Conv2d(
-            in_channels, 64, 7, stride=2, padding=3, bias=False, rng=rng
-        )
+        wide, parts = block.expansion, (projection, gate, rng)
+        n1, n2, n3, n4 = blocks
+        self.conv1 = nn.Conv2d(in_channels, 64, 7, 2, 3, bias=False, rng=rng)
         self.bn1 = nn.BatchNorm2d(64)
         self.relu = nn.ReLU()
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
-        cin = 64
-        for i, (width, count) in enumerate(zip(WIDTHS, blocks, strict=True)):
-            layer = stage(
-                block, cin, width, count, 1 if i == 0 else 2, projection, gate, rng
-            )
-            setattr(self, f"layer{i + 1}", layer)
-            cin = width * block.expansion
+        self.layer1 = stage(block, 64, 64, n1, 1, *parts)
+        self.layer2 = stage(block, 64 * wide, 128, n2, 2, *parts)
+        self.layer3 = stage(block, 128 * wide, 256, n3, 2, *parts)
+        self.layer4 = stage(block, 256 * wide, 512, n4, 2, *parts)
         self.avgpool = nn.GlobalAvgPool2d()
+        cin = 512 * wide
         self.fc = nn.Linear(cin, num_classes, std=1 / math.sqrt(3 * cin), rng=rng)
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (N, C, S, S) → logits (N, num_classes)."""
-        y: Tensor = nn.chain((module for _, module in self.children()), x)
-        return y
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        logits: Tensor = self.fc(self.avgpool(x))
+        return logits

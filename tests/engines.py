@@ -57,18 +57,13 @@ _ON_ROWS: dict[str, Callable[..., Any]] = {
     "masked": lambda run, g, y: swap(
         run.normalize_sums(images(g), images(y), y[0], images(y))[2]
     ).reshape(g.shape),
-    "sigmoid": lambda run, z: run.sigmoid_gate(
-        np.ones((*z.shape, 1, 1), "f4"), z[..., None, None], None
-    )[..., 0, 0],
-    "sigmoid_grad": lambda run, z: run.sigmoid_gate_grad(
-        *np.ones((2, *z.shape, 1, 1), "f4"), z[..., None, None], None, (True, True)
-    )[1][..., 0, 0],
+    "sigmoid": lambda run, z: run.sigmoid(z),
+    "sigmoid_grad": lambda run, z: run.sigmoid_grad(np.ones_like(z), z),
 }
 
 
 def _cuda(name: str, *a: np.ndarray) -> Any:
     a = tuple(map(np.ascontiguousarray, a))
-    ones = np.ones_like(a[0])
     if name == "moments":
         return launch.batch_norm_statistics(a[0], 0.0)[:2]
     if name == "mean":
@@ -82,5 +77,5 @@ def _cuda(name: str, *a: np.ndarray) -> Any:
         launch.bias_grad(a[0], y=a[1], masked=masked)
         return masked
     if name == "sigmoid":
-        return launch.gate(ones, a[0], sigmoid=True)
-    return launch.gate_grad(ones, ones, a[0], sigmoid=True)[1]
+        return launch.sigmoid(a[0])
+    return launch.sigmoid(a[0], np.ones_like(a[0]))

@@ -23,9 +23,7 @@ from tinyflow.kernels import engine as engines
 from tinyflow.kernels.cuda.layout import to_nhwc
 from tinyflow.kernels.cuda.settings import configured
 from tinyflow.kernels.engine import PLAIN, forced
-from tinyflow.ops.elementwise import gated
 from tinyflow.optim import SGD
-from tinyflow.testing import check_vjp, spaced
 
 
 @pytest.mark.parametrize("row", ROWS, ids=[f"{r.operator}({r.options})" for r in ROWS])
@@ -70,29 +68,6 @@ def test_dropout() -> None:
         run.advance(x)
         later = ops.dropout(tensor, 0.25, generator=np.random.default_rng(3))
         assert (later.data != y.data).any()
-
-
-def test_gates_with_sigmoid_residual_and_relu() -> None:
-    x, z, r = spaced(2, 3, 4, 5), spaced(2, 3, 1, 1, seed=1), spaced(2, 3, 4, 5, seed=2)
-    ways = [
-        ((x, z), lambda a, b: ops.mul(a, ops.sigmoid(b))),
-        ((x, z, r), lambda a, b, c: ops.relu(ops.mul(a, ops.sigmoid(b)) + c)),
-    ]
-    for inputs, apart in ways:
-        check_vjp(gated, *inputs)
-        (u,) = draw(x.shape)
-        with forced(PLAIN):
-            wanted = values_and_gradients(apart, inputs, u.astype("f8"))
-            one = values_and_gradients(gated, inputs, u.astype("f8"))
-        with host_engine():
-            found = values_and_gradients(gated, [v.astype("f4") for v in inputs], u)
-        for a, b, c in zip(one, wanted, found, strict=True):
-            np.testing.assert_allclose(a, b, 1e-12)
-            near(c, b, 1e-6)
-    with pytest.raises(ValueError, match="do not fit gates"):
-        gated(Tensor(x), Tensor(x))
-    with pytest.raises(ValueError, match="do not fit gates"):
-        gated(Tensor(x), Tensor(z), Tensor(z))
 
 
 def test_which_engine_takes_an_array(monkeypatch: pytest.MonkeyPatch) -> None:

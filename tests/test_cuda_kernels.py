@@ -379,27 +379,34 @@ def test_elementwise(
 @pytest.mark.parametrize(("n", "area", "c"), [(3, 1, 16), (2, 49, 5), (5, 64, 24)])
 def test_gate(world: World, n: int, area: int, c: int, dtype: str) -> None:
     x, r, g = (stored(rng(i).normal(size=(n * area, c)), dtype) for i in (1, 2, 3))
-    z = stored(rng(4).normal(size=(n, c)), dtype)
-    x64, r64, g64, z64 = (number(v) for v in (x, r, g, z))
-    x, r, g, z = map(world.put, (x, r, g, z))
-    for sigmoid, fused in product((False, True), repeat=2):
-        s64 = 1 / (1 + np.exp(-z64)) if sigmoid else z64
-        s64, slope = np.repeat(s64, area, 0), s64 * (1 - s64) if sigmoid else 1
+    s = stored(rng(4).normal(size=(n, c)), dtype)
+    x64, r64, g64, s64 = (number(v) for v in (x, r, g, s))
+    x, r, g, s = map(world.put, (x, r, g, s))
+    s64 = np.repeat(s64, area, 0)
+    for fused in (False, True):
         y64 = s64 * x64 + r64 * fused
-        y = launch.gate(
-            x, z, sigmoid=sigmoid, residual=r if fused else None, relu=fused
-        )
+        y = launch.gate(x, s, residual=r if fused else None, relu=fused)
         close(number(world.get(y)), np.maximum(y64, 0) if fused else y64, dtype, 4)
         passed = g64 * (number(world.get(y)) > 0) if fused else g64
         masked = world.put(np.zeros(x.shape, world.get(x).dtype)) if fused else None
-        dx, dz = launch.gate_grad(
-            g, x, z, sigmoid=sigmoid, y=y if fused else None, masked=masked
-        )
+        dx, ds = launch.gate_grad(g, x, s, y=y if fused else None, masked=masked)
         close(number(world.get(dx)), s64 * passed, dtype, 4)
-        right = (passed * x64).reshape(n, area, c).sum(axis=1) * slope
-        close(number(world.get(dz)), right, dtype, 20)
+        right = (passed * x64).reshape(n, area, c).sum(axis=1)
+        close(number(world.get(ds)), right, dtype, 20)
         if fused:
             np.testing.assert_array_equal(number(world.get(masked)), passed)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(3, 16), (7, 5), (1, 1)])
+def test_sigmoid(world: World, shape: tuple[int, int], dtype: str) -> None:
+    x, g = (stored(rng(i).normal(0, 9, shape), dtype) for i in (1, 2))
+    x64, g64 = number(x), number(g)
+    s64 = 1 / (1 + np.exp(-x64))
+    x, g = world.put(x), world.put(g)
+    close(number(world.get(launch.sigmoid(x))), s64, dtype, 4)
+    slope = s64 / (1 + np.exp(x64))  # s (1 - s), and nothing cancels
+    close(number(world.get(launch.sigmoid(x, g))), g64 * slope, dtype, 4)
 
 
 # ---- Pooling -------------------------------------------------------------------------

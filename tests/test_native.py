@@ -217,9 +217,14 @@ def test_elementwise(native):
     )  # different orders: the plain code
     s = RNG.standard_normal((6, 7, 1, 1)).astype(np.float32)
     near(native.gate(a, s), a * s)
-    dx, ds = native.gate_grad(b, a, s, (True, True))
-    near(dx, b * s)
-    near(ds, (a.astype(np.float64) * b).sum((2, 3), keepdims=True))
+    y = native.gate(a, s, b, relu=True)
+    near(y, np.maximum(a * s + b, 0))
+    for g in (b, np.broadcast_to(s, b.shape)):  # the latter from a global average
+        for out, sent in ((None, g), (y, g * (y > 0))):
+            dx, ds, passed = native.gate_grad(g, a, s, out, (True, True))
+            assert np.array_equal(passed, sent)
+            near(dx, sent * s)
+            near(ds, (a.astype(np.float64) * sent).sum((2, 3), keepdims=True))
 
 
 @given(

@@ -168,9 +168,9 @@ def orders(x):
         yield np.ascontiguousarray(x.transpose(2, 3, 0, 1)).transpose(2, 3, 0, 1)
 
 
-def values_and_gradients(function, inputs, cotangent=None):
+def values_and_gradients(function, inputs, cotangent=None, fuse=False):
     tensors = [Tensor(x, requires_grad=True) for x in inputs]
-    with Tape(check=True) as tape:
+    with Tape(check=True, fuse=fuse) as tape:
         y = function(*tensors)
     u = spaced(*y.shape) if cotangent is None else cotangent
     tape.backward(y, u)

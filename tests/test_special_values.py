@@ -11,7 +11,7 @@ import pytest
 # ruff: noqa: F401, F811
 from tests.engines import case, small
 from tests.test_native import native
-from tinyflow import Tape, Tensor, ops
+from tinyflow import Tape, Tensor, nn, ops
 
 INF, NAN = np.inf, np.nan
 
@@ -32,7 +32,7 @@ def both(function: Any, theirs: Any, inputs: list[np.ndarray], u: np.ndarray) ->
     """Value and gradients here, and in PyTorch."""
     torch = pytest.importorskip("torch")
     ours = [Tensor(x.copy(), requires_grad=True) for x in inputs]
-    with Tape() as tape:
+    with Tape(fuse=True) as tape:
         y = function(*ours)
     tape.backward(y, u.copy())
     other = [torch.tensor(x.copy(), requires_grad=True) for x in inputs]
@@ -166,11 +166,13 @@ def test_a_special_value_shows_in_normalisation(case, special, relu):
         y = functional.batch_norm(t, *theirs, training=True)
         return functional.relu(y) if relu else y
 
-    def our_norm(t):
-        return ops.batch_norm(t, *running, training=True, relu=relu)
+    class Net(nn.Module):
+        def forward(self, t):
+            y = ops.batch_norm(t, *running, training=True)
+            return ops.relu(y) if relu else y
 
     u = np.random.default_rng(1).normal(size=x.shape).astype(case.dtype)
-    for pair in both(our_norm, norm, [x], u):
+    for pair in both(Net(), norm, [x], u):
         alike(*pair, noise=1e-5)
     for r, t in zip(running, theirs, strict=True):
         alike(r, t.numpy(), noise=1e-6)

@@ -18,6 +18,7 @@ from tinyflow.kernels.engine import engine
 from tinyflow.state import fitting, needs_mapping
 from tinyflow.tape import active_tape
 from tinyflow.tensor import Tensor
+from tinyflow.waiting import in_module
 
 Rng: TypeAlias = np.random.Generator | None
 """Where initial weights are drawn; None leaves them zero (to count, or to load)."""
@@ -73,10 +74,13 @@ class Module:
                 )
         tape = active_tape()
         if tape is None:
-            return self.forward(*args)
+            return in_module(self.forward, *args)
         if tape.at_root():  # whoever is called first is the root of the names
             self._spell_paths()
         path = tape.unique(self.path)
+        if tape.fuse:  # only operators have names
+            with tape.scope(path):
+                return in_module(self.forward, *args)
         if isinstance(first, Tensor):
             tape.names[f"{path}.in" if path else "in"] = first.node
         with tape.scope(path):

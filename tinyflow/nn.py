@@ -9,8 +9,6 @@ from typing import Any, Literal
 import numpy as np
 
 from tinyflow import ops
-from tinyflow.kernels.engine import engine
-from tinyflow.kernels.hooks import Moments
 from tinyflow.kernels.layout import swap, to_hwnc
 from tinyflow.module import Module, Rng
 from tinyflow.ops.arguments import (
@@ -24,10 +22,7 @@ from tinyflow.ops.arguments import (
     whole,
 )
 from tinyflow.ops.conv import Padding, geometry
-from tinyflow.ops.elementwise import gated
 from tinyflow.ops.pool import windows
-from tinyflow.ops.stack import ChannelStack
-from tinyflow.tape import fusing, mark
 from tinyflow.tensor import Tensor, fork
 
 __all__ = [
@@ -45,12 +40,8 @@ __all__ = [
     "Rng",
     "Sequential",
     "SqueezeExcitation",
-    "add_relu",
-    "chain",
-    "norm_relu",
     "normal",
     "ones",
-    "stack_norm_relu",
     "zeros",
 ]
 
@@ -58,8 +49,7 @@ __all__ = [
 class Sequential(Module):
     """Modules run one after the other, named 0, 1, 2 … or by the given names.
 
-    Where nobody looks, a normalisation and the ReLU behind it run as one. TypeError for
-    what is no module, or under a name that every module has.
+    TypeError for what is no module, or under a name that every module has.
     """
 
     def __init__(self, *modules: Module, **named: Module) -> None:
@@ -84,8 +74,9 @@ class Sequential(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Run every child in order."""
-        y: Tensor = chain(self, x)
-        return y
+        for module in self:
+            x = module(x)
+        return x
 
 
 class Identity(Module):
@@ -202,13 +193,7 @@ class BatchNorm2d(Module):
         self.running_var = np.ones(num_features, np.float32)
         self.eps, self.momentum = eps, momentum
 
-    def forward(
-        self,
-        x: Tensor,
-        relu: bool = False,
-        residual: Tensor | None = None,
-        moments: Moments | None = None,
-    ) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) → the same shape; training updates the running statistics."""
         return ops.batch_norm(
             x,
@@ -219,9 +204,6 @@ class BatchNorm2d(Module):
             training=self.training,
             momentum=self.momentum,
             eps=self.eps,
-            relu=relu,
-            residual=residual,
-            moments=moments,
         )
 
 
@@ -309,66 +291,12 @@ class SqueezeExcitation(Module):
         self.fc1 = Conv2d(channels, squeezed, 1, rng=rng)
         self.fc2 = Conv2d(squeezed, channels, 1, rng=rng)
 
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """(N, C, H, W) → the same shape; with a residual r, relu(y + r)."""
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) → the same shape."""
         scale, squeeze = fork(x, "scale", "squeeze")
         z = ops.mean(squeeze, dim=(2, 3), keepdim=True)  # (N, C, 1, 1)
         z = self.fc2(ops.relu(self.fc1(z)))
-        if fusing() and engine(z.data).mixed:  # a GPU does all of it in one pass
-            return gated(scale, z, residual)
-        y = ops.mul(scale, ops.sigmoid(z))
-        return y if residual is None else ops.relu(ops.add(y, residual))
-
-
-def norm_relu(norm: BatchNorm2d, x: Tensor, name: str = "") -> Tensor:
-    """relu(norm(x)), one pass over memory where nobody looks in between.
-
-    `name`, if given, marks norm(x).
-    """
-    if fusing():
-        return norm.forward(x, relu=True)
-    h = norm(x)
-    return ops.relu(mark(h, name) if name else h)
-
-
-def stack_norm_relu(norm: BatchNorm2d, maps: ChannelStack, relu: Module) -> Tensor:
-    """relu(norm([x₀ | x₁ | …])): each map is read where it lies and measured once."""
-    if fusing():
-        return norm.forward(maps.read(), True, None, maps.moments)
-    y: Tensor = relu(norm(maps.read(), False, None, maps.moments))
-    return y
-
-
-def add_relu(
-    norm: BatchNorm2d, x: Tensor, shortcut: Tensor, gate: Module | None = None
-) -> Tensor:
-    """relu(H) with H = gate(norm(x)) + shortcut, marked "H".
-
-    As few passes over memory as the engine allows where nobody looks in between.
-    """
-    if (gate is None or isinstance(gate, Identity)) and fusing():
-        return norm.forward(x, relu=True, residual=shortcut)
-    if isinstance(gate, SqueezeExcitation) and fusing():
-        return gate.forward(norm(x), shortcut)
-    f = norm(x) if gate is None else gate(norm(x))
-    return ops.relu(mark(ops.add(f, shortcut), "H"))
-
-
-def chain(modules: Iterable[Module], x: Any) -> Any:
-    """Run modules in order; where nobody looks, BatchNorm2d and ReLU as one."""
-    waiting: BatchNorm2d | None = None
-    fused = fusing()
-    for module in modules:
-        if waiting is not None and isinstance(module, ReLU):
-            x, waiting = norm_relu(waiting, x), None
-            continue
-        if waiting is not None:
-            x, waiting = waiting(x), None
-        if fused and isinstance(module, BatchNorm2d):
-            waiting = module
-        else:
-            x = module(x)
-    return x if waiting is None else waiting(x)
+        return ops.mul(scale, ops.sigmoid(z))
 
 
 def _source(op: str, rng: Any) -> Rng:

@@ -69,6 +69,15 @@ def record(op: str, data: Array, inputs: Sequence[Any], pullback: Pullback) -> T
     return tape._record(op, data, inputs, pullback)
 
 
+def record_on(
+    tape: Tape | None, op: str, data: Array, inputs: Sequence[Any], pullback: Pullback
+) -> Tensor:
+    """The same on a given tape; where there is none, or it is released, the value."""
+    if tape is None or tape.released:
+        return Tensor.at(data, Node(op, data, requires_grad=False))
+    return tape._record(op, data, inputs, pullback)
+
+
 def fusing() -> bool:
     """Whether nobody looks between operators: there is no tape, or one that fuses."""
     tape = _ACTIVE.get()
@@ -76,10 +85,13 @@ def fusing() -> bool:
 
 
 def mark(x: Tensor, name: str) -> Tensor:
-    """Make `x` findable as ``tape["<module path>.<name>"]``; returns `x`."""
+    """Make `x` findable as ``tape["<module path>.<name>"]``; returns `x`.
+
+    A tape that fuses keeps no marks: there the value may not exist by itself.
+    """
     needs_tensor("mark", x)
     tape = _ACTIVE.get()
-    if tape is not None:
+    if tape is not None and not tape.fuse:
         tape.names[tape.path(name)] = x.node
     return x
 
@@ -125,7 +137,7 @@ class Tape(Names):
         self._keeps_values = retain in (TENSORS, EDGES)
         self._watched: set[Node] = set()
         self._module: ModuleType = np
-        self._released = False
+        self.released = False
         self._seen = Seen(later=fuse)
         self._tokens: list[Any] = []
 
@@ -147,7 +159,7 @@ class Tape(Names):
     def _record(
         self, op: str, data: Array, inputs: Sequence[Any], pullback: Pullback
     ) -> Tensor:
-        if self._released:
+        if self.released:
             raise TapeError("this tape was released by backward; start a new Tape")
         node = Node(op, data, requires_grad=False)
         node.name = self.unique(self.path(op))
@@ -240,7 +252,7 @@ class Tape(Names):
         self._seen.unchanged(None if later else self.nodes[: start.index + 1])
         self._forget_gradients(leaves=not accumulate)
         if release:
-            self._released = True
+            self.released = True
             self._seen.forget()
             if self.retain == LEAVES:
                 self.names.clear()
@@ -345,7 +357,7 @@ class Tape(Names):
         self, output: Tensor | Node | str, cotangent: Array | Tensor | None
     ) -> tuple[Node, Array]:
         """Check that backward can begin at `output`; its node and first cotangent."""
-        if self._released:
+        if self.released:
             raise TapeError("this tape was released by backward(release=True)")
         node = self.node(output)
         if not (0 <= node.index < len(self.nodes) and self.nodes[node.index] is node):

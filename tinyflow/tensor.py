@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterator
 from functools import partialmethod
 from operator import eq, ge, gt, le, lt, ne
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 
@@ -78,6 +78,21 @@ def frozen(array: Array) -> Array:
     return array
 
 
+class Waiting(Protocol):
+    """A value that is not computed before someone reads it."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape the value will have."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Dtype the value will have."""
+
+    def finish(self) -> tuple[Array, Node]:
+        """Compute it and put it on the tape."""
+
+
 class Tensor:
     """An array with a place on the tape.
 
@@ -95,25 +110,61 @@ class Tensor:
             is required.
     """
 
-    __slots__ = ("data", "label", "node")
+    __slots__ = ("_data", "_node", "label", "waiting")
     __array_ufunc__ = None  # array + tensor is ours to answer, not NumPy's
+
+    waiting: Waiting | None
+    """What still has to be done for the value; see :mod:`tinyflow.waiting`."""
 
     def __init__(
         self, data: Any, requires_grad: bool = False, name: str = "leaf"
     ) -> None:
-        self.data: Array = plain_array(data, "Tensor: data")
+        self._data: Array = plain_array(data, "Tensor: data")
         if requires_grad:
-            _can_learn(self.data, name)
-        self.node = Node("leaf", self.data, requires_grad)
-        self.node.name = name
+            _can_learn(self._data, name)
+        self._node = Node("leaf", self._data, requires_grad)
+        self._node.name = name
         self.label = ""
+        self.waiting = None
 
     @classmethod
-    def at(cls, data: Array, node: Node, label: str = "") -> Tensor:
+    def at(cls, data: Array, node: Node, label: str = "") -> Self:
         """A handle on a value that already has its place."""
         tensor = cls.__new__(cls)
-        tensor.data, tensor.node, tensor.label = data, node, label
+        tensor._data, tensor._node, tensor.label = data, node, label
+        tensor.waiting = None
         return tensor
+
+    @classmethod
+    def later(cls, waiting: Waiting) -> Tensor:
+        """A value that is finished when it is first read."""
+        tensor = cls.__new__(cls)
+        tensor.waiting, tensor.label = waiting, ""
+        return tensor
+
+    def _finish(self, waiting: Waiting) -> None:
+        self._data, self._node = waiting.finish()
+        self.waiting = None
+
+    @property
+    def data(self) -> Array:
+        """The array."""
+        if self.waiting is not None:
+            self._finish(self.waiting)
+        return self._data
+
+    @data.setter
+    def data(self, new: Array) -> None:
+        if self.waiting is not None:
+            self._finish(self.waiting)
+        self._data = new
+
+    @property
+    def node(self) -> Node:
+        """Its place on the tape."""
+        if self.waiting is not None:
+            self._finish(self.waiting)
+        return self._node
 
     @property
     def grad(self) -> Array | None:
@@ -151,17 +202,17 @@ class Tensor:
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the value; images are (N, C, H, W)."""
-        return self.data.shape
+        return self._data.shape if self.waiting is None else self.waiting.shape
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """Dtype of the value."""
-        return self.data.dtype
+        return self._data.dtype if self.waiting is None else self.waiting.dtype
 
     @property
     def ndim(self) -> int:
         """Number of axes."""
-        return self.data.ndim
+        return len(self.shape)
 
     def item(self) -> float:
         """The value of a one-element tensor as a Python number."""

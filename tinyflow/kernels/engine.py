@@ -17,7 +17,13 @@ import numpy as np
 
 from tinyflow.backend import Array, array_module
 from tinyflow.kernels import conv, norm, pool, threads, update
-from tinyflow.kernels.hooks import Hooks
+from tinyflow.kernels.hooks import (
+    Hooks,
+    Moments,
+    NormFinish,
+    NormGradient,
+    NormGradients,
+)
 from tinyflow.kernels.layout import swap
 
 How = tuple[conv.Pair, conv.Border, conv.Pair, int]
@@ -77,6 +83,56 @@ class Engine(Hooks):
         if need[0] and need[1] and self.shares and products in SIDE_BY_SIDE:
             return threads.both(g, len(g), input_grad, weight_grad)
         return [input_grad(), weight_grad()]
+
+    def batch_norm(
+        self,
+        x: Array,
+        weight: Array | None,
+        bias: Array | None,
+        running: tuple[Array | None, Array | None],
+        moments: Moments | None,
+        *,
+        training: bool,
+        momentum: float,
+        eps: float,
+    ) -> NormFinish:
+        """Batch normalisation of (N, C, H, W) up to its last pass over memory.
+
+        Statistics are taken (or `moments` asked for them) and the running ones updated
+        at once; what is returned does the rest, and may be called more than once.
+        """
+        m = x.size // max(x.shape[1], 1)
+        running_mean, running_var = running
+        if training:
+            mean, var = self.moments(x) if moments is None else moments()
+            if running_mean is not None:
+                running_mean *= 1 - momentum
+                running_mean += momentum * mean
+            if running_var is not None:
+                running_var *= 1 - momentum
+                running_var += (momentum * m / (m - 1)) * var
+        else:
+            assert running_mean is not None and running_var is not None
+            mean, var = running_mean.astype(x.dtype), running_var.astype(x.dtype)
+
+        def finish(residual: Array | None, relu: bool) -> tuple[Array, NormGradient]:
+            y = self.normalize_by(x, mean, var, eps, weight, bias, residual, relu)
+            positive = y if relu else None
+
+            def back(g: Array, wanted: bool) -> NormGradients:
+                dbeta, dgamma, g = self.normalize_sums(g, x, mean, positive)
+                inv_std = norm.gain(var, eps, None)
+                dgamma, dx = dgamma * inv_std, None
+                if wanted:
+                    gain = inv_std if weight is None else weight * inv_std
+                    slope = gain * inv_std * dgamma / m if training else 0 * gain
+                    constant = mean * slope - gain * dbeta / m if training else slope
+                    dx = self.normalize_input_grad(g, x, gain, -slope, constant)
+                return dx, dgamma, dbeta, g
+
+            return y, back
+
+        return finish
 
     def moments(self, x: Array) -> tuple[Array, Array]:
         """See :func:`tinyflow.kernels.norm.moments`."""

@@ -17,10 +17,14 @@ from tinyflow.kernels.product import product
 from tinyflow.kernels.scratch import zeros
 from tinyflow.kernels.sums import total
 
-NormGradient: TypeAlias = Callable[
-    [Array, bool], tuple[Array | None, Array, Array, Array]
-]
-"""(g, whether ∂L/∂x is wanted) to ∂L/∂x, ∂L/∂γ, ∂L/∂β and ∂L/∂residual."""
+NormGradients: TypeAlias = tuple[Array | None, Array, Array, Array]
+"""∂L/∂x, ∂L/∂γ, ∂L/∂β and ∂L/∂r."""
+
+NormGradient: TypeAlias = Callable[[Array, bool], NormGradients]
+"""(g, whether ∂L/∂x is wanted) to the gradients."""
+
+NormFinish: TypeAlias = Callable[[Array | None, bool], tuple[Array, NormGradient]]
+"""(residual r or None, relu) to y = γ x̂ + β + r, no less than 0 with `relu`."""
 
 Moments: TypeAlias = Callable[[], tuple[Array, Array]]
 """Gives mean and variance (1/M) of each channel when called."""
@@ -127,40 +131,28 @@ class Hooks:
         )
         return spread
 
-    def gate(self, x: Array, s: Array) -> Array:
-        """The product of x (N, C, H, W) and its gates s (N, C, 1, 1)."""
-        return norm.gate(x, s)
+    def gate(
+        self, x: Array, s: Array, residual: Array | None = None, relu: bool = False
+    ) -> Array:
+        """The product of x (N, C, H, W) and its gates s (N, C, 1, 1).
+
+        Plus the residual, and no less than 0 with `relu`.
+        """
+        y = norm.gate(x, s)
+        if residual is not None:
+            y = self.add(y, residual, out=y)
+        return self.relu(y) if relu else y
 
     def gate_grad(
-        self, g: Array, x: Array, s: Array, need: tuple[bool, ...]
-    ) -> tuple[Array | None, Array | None]:
-        """∂L/∂x = g s and ∂L/∂s = g x, the latter perhaps still to be summed."""
-        dx = norm.gate(g, s) if need[0] else None
-        return dx, norm.gate_sums(g, x) if need[1] else None
+        self, g: Array, x: Array, s: Array, y: Array | None, need: Sequence[bool]
+    ) -> tuple[Array | None, Array | None, Array]:
+        """∂L/∂x = g' s, ∂L/∂s = g' x, the latter perhaps still to be summed, and g'.
 
-    def sigmoid_gate(self, x: Array, z: Array, residual: Array | None) -> Array:
-        """The product σ(z) x; with a residual r, max(σ(z) x + r, 0)."""
-        y = self.gate(x, self.sigmoid(z))
-        return y if residual is None else self.relu(self.add(y, residual))
-
-    def sigmoid_gate_grad(
-        self,
-        g: Array,
-        x: Array,
-        z: Array,
-        y: Array | None,
-        need: tuple[bool, ...],
-    ) -> list[Array | None]:
-        """∂L/∂x = g' σ(z), ∂L/∂z = g' x σ'(z), perhaps to be summed, and ∂L/∂r = g'.
-
-        With `y`, the output if there was a residual, g' = 0 where y ≤ 0, else g;
-        without there is no r, and g' = g.
+        With `y`, the output of a ReLU, g' = 0 where y ≤ 0, else g; without it g' = g.
         """
-        s = self.sigmoid(z)
         sent = g if y is None else self.relu_grad(g, y)
-        dx, ds = self.gate_grad(sent, x, s, need)
-        dz = None if ds is None else self.sigmoid_grad(ds, z)
-        return [dx, dz] if y is None else [dx, dz, sent]
+        dx = norm.gate(sent, s) if need[0] else None
+        return dx, norm.gate_sums(sent, x) if need[1] else None, sent
 
     def sigmoid(self, x: Array) -> Array:
         """1 / (1 + e⁻ˣ) to the last digits, without overflow.
@@ -179,26 +171,6 @@ class Hooks:
         return result
 
     # --- what plain code leaves to the operator --------------------------------------
-
-    def batch_norm(
-        self,
-        x: Array,
-        residual: Array | None,
-        weight: Array | None,
-        bias: Array | None,
-        running: tuple[Array | None, Array | None],
-        moments: Moments | None,
-        *,
-        training: bool,
-        momentum: float,
-        eps: float,
-        relu: bool,
-    ) -> tuple[Array, NormGradient] | None:
-        """All of :func:`tinyflow.ops.batch_norm` on (N, C, H, W): y and its pullback.
-
-        Updates the running mean and variance in training. None: not taken.
-        """
-        return None
 
     def cross_entropy(
         self, x: Array, t: Array, reduction: str, label_smoothing: float

@@ -301,25 +301,31 @@ class NativeEngine(Engine):
         self.library.tinyflow_add(*places, y.size // y.shape[1], y.shape[1])
         return y
 
-    def gate(self, x: Array, s: Array) -> Array:
+    def gate(
+        self, x: Array, s: Array, residual: Array | None = None, relu: bool = False
+    ) -> Array:
         """See :meth:`Engine.gate`: a normalisation of N C columns."""
         flat, scale = one_sample(x), one_sample(s)
-        if flat is None or scale is None:
-            return super().gate(x, s)
-        y = self.normalize(flat, scale.reshape(-1), zeros(scale.size))
+        extra = None if residual is None else one_sample(residual)
+        if flat is None or scale is None or (extra is None) != (residual is None):
+            return super().gate(x, s, residual, relu)
+        y = self.normalize(flat, scale.reshape(-1), zeros(scale.size), extra, relu)
         return y.reshape(x.shape)
 
     def gate_grad(
-        self, g: Array, x: Array, s: Array, need: tuple[bool, ...]
-    ) -> tuple[Array | None, Array | None]:
+        self, g: Array, x: Array, s: Array, y: Array | None, need: Sequence[bool]
+    ) -> tuple[Array | None, Array | None, Array]:
         """See :meth:`Engine.gate_grad`."""
         gf, xf, scale = one_sample(g), one_sample(x), one_sample(s)
+        yf = None if y is None else one_sample(y)
+        if y is not None and (gf is None or yf is None):
+            return self.gate_grad(self.relu_grad(g, y), x, s, None, need)
         if gf is None or xf is None or scale is None:
-            return super().gate_grad(g, x, s, need)
+            return super().gate_grad(g, x, s, y, need)
         zero = zeros(scale.size)
-        dx = self.normalize(gf, scale.reshape(-1), zero)
-        ds = self.normalize_sums(gf, xf, zero)[1]
-        return dx.reshape(x.shape), ds.reshape(s.shape)
+        _, ds, sent = self.normalize_sums(gf, xf, zero, yf)
+        dx = self.normalize(sent, scale.reshape(-1), zero)
+        return dx.reshape(x.shape), ds.reshape(s.shape), sent.reshape(x.shape)
 
     def max_pool2d(self, x: Array, how: pool.How) -> tuple[Array, Array]:
         """See :func:`tinyflow.kernels.pool.max_pool2d_forward`."""

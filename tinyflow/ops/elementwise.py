@@ -7,6 +7,7 @@ formulas g = ∂L/∂y; where inputs were broadcast the tape sums the message ba
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from tinyflow.backend import Array, array_module
@@ -17,18 +18,19 @@ from tinyflow.ops.arguments import (
     floats,
     no_floats,
     operands,
-    optional,
     reals,
-    same_dtype,
     scalar,
     shown,
 )
 from tinyflow.tape import record
-from tinyflow.tensor import Tensor
+from tinyflow.tensor import Pullback, Tensor
+from tinyflow.waiting import joined_relu, joined_sum, record_open
 
 
 def add(input: Any, other: Any) -> Tensor:
     """Y = a + b;  ∂L/∂a = g, ∂L/∂b = g."""
+    if (joined := joined_sum(input, other)) is not None:
+        return joined
     a, b = operands("add", input, other)
     alike = getattr(a, "shape", 0) == getattr(b, "shape", 1)  # numbers have no shape
     y = engine(a).add(a, b) if alike else a + b
@@ -49,13 +51,7 @@ def mul(input: Any, other: Any) -> Tensor:
     """Y = a ⊙ b;  ∂L/∂a = g ⊙ b, ∂L/∂b = g ⊙ a."""
     a, b = operands("mul", input, other)
     if _gates(a, b):
-        run = engine(a)
-        return record(
-            "mul",
-            run.gate(a, b),
-            (input, other),
-            lambda g, need: run.gate_grad(g, a, b, need),
-        )
+        return record_open("mul", a, (input, other), partial(_gate, a, b))
 
     def pullback(g: Array, need: tuple[bool, ...]) -> tuple[Array | None, ...]:
         return g * b if need[0] else None, g * a if need[1] else None
@@ -63,37 +59,19 @@ def mul(input: Any, other: Any) -> Tensor:
     return record("mul", a * b, (input, other), pullback)
 
 
-def gated(input: Tensor, gates: Tensor, residual: Tensor | None = None) -> Tensor:
-    """Y = σ(z) ⊙ x, or with a residual r max(σ(z) ⊙ x + r, 0): several in one.
-
-    With g' = g, or with a residual 0 where y ≤ 0 and else g, and s = σ(z): ∂L/∂x = g' ⊙
-    s, ∂L/∂z = s (1 - s) Σ g' ⊙ x over each map, ∂L/∂r = g'.
-
-    Args:
-        input: x, (N, C, H, W).
-        gates: z, (N, C, 1, 1).
-        residual: r, in the shape of x, or None.
-
-    Raises:
-        ValueError: shapes that do not fit together.
-        TypeError: arrays of different dtypes.
-    """
-    x, z = floats("gated", input), floats("gated", gates, "gates")
-    r = optional("gated", residual, "residual")
-    same_dtype("gated", ("input", "gates", "residual"), x, z, r)
-    fits = x.ndim == 4 and z.shape == (*x.shape[:2], 1, 1)
-    if not fits or (r is not None and r.shape != x.shape):
-        raise ValueError(f"gated: maps {x.shape} do not fit gates {z.shape}")
+def _gate(
+    x: Array, s: Array, residual: Array | None, relu: bool
+) -> tuple[Array, Pullback]:
+    """The last pass of a product with one number for each map."""
     run = engine(x)
-    y = run.sigmoid_gate(x, z, r)
-    output = None if r is None else y
-    inputs = (input, gates) if residual is None else (input, gates, residual)
-    return record(
-        "gated",
-        y,
-        inputs,
-        lambda g, need: run.sigmoid_gate_grad(g, x, z, output, need),
-    )
+    y = run.gate(x, s, residual, relu)
+    positive = y if relu else None
+
+    def pullback(g: Array, need: tuple[bool, ...]) -> list[Array | None]:
+        dx, ds, sent = run.gate_grad(g, x, s, positive, need)
+        return [dx, ds] if residual is None else [dx, ds, sent]
+
+    return y, pullback
 
 
 def _gates(a: Any, b: Any) -> bool:
@@ -178,9 +156,12 @@ def sqrt(input: Tensor) -> Tensor:
 
 def relu(input: Tensor) -> Tensor:
     """Y = max(x, 0);  ∂L/∂x = 0 where x ≤ 0, else g (also where x is NaN)."""
+    if (joined := joined_relu(input)) is not None:
+        return joined
     x = reals("relu", input)
-    y = engine(x).relu(x)
-    return record("relu", y, (input,), lambda g, need: (engine(g).relu_grad(g, y),))
+    run = engine(x)
+    y = run.relu(x)
+    return record("relu", y, (input,), lambda g, need: (run.relu_grad(g, y),))
 
 
 def relu6(input: Tensor) -> Tensor:

@@ -7,23 +7,21 @@ from typing import Any
 import numpy as np
 
 from tinyflow.backend import Array, array_module
-from tinyflow.kernels import norm
 from tinyflow.kernels.engine import engine
-from tinyflow.kernels.hooks import Moments, NormGradient
 from tinyflow.kernels.mask import kept
 from tinyflow.ops.arguments import (
-    array_of,
     fits_parameters,
     flag,
     floats,
     generator_of,
     number,
     optional,
-    same_dtype,
     shown,
 )
+from tinyflow.ops.stack import Stacked
 from tinyflow.tape import record
-from tinyflow.tensor import Tensor
+from tinyflow.tensor import Pullback, Tensor
+from tinyflow.waiting import record_open
 
 
 def batch_norm(
@@ -35,9 +33,6 @@ def batch_norm(
     training: bool = False,
     momentum: float = 0.1,
     eps: float = 1e-5,
-    relu: bool = False,
-    residual: Tensor | None = None,
-    moments: Moments | None = None,
 ) -> Tensor:
     """Y = γ x̂ + β with x̂ = (x - μ) / √(σ² + ε), per channel (Ioffe & Szegedy 2015).
 
@@ -57,10 +52,6 @@ def batch_norm(
         training: which statistics to use.
         momentum: share of the new batch, in [0, 1].
         eps: ε, in the units of x².
-        residual: r, added: y = γ x̂ + β + r, with ∂L/∂r = g. It saves a pass over memory
-            and hides the sum from the tape; so does
-        relu: y = max(γ x̂ + β + r, 0). g is then 0 where y ≤ 0, else g, above too.
-        moments: gives μ and σ² of the batch, where the caller can know them already.
 
     Raises:
         ValueError: one value per channel in training, missing running statistics in
@@ -69,7 +60,6 @@ def batch_norm(
     """
     x = floats("batch_norm", input)
     training = flag("batch_norm", training, "training")
-    relu = flag("batch_norm", relu, "relu")
     momentum = number("batch_norm", momentum, "momentum", 0, 1)
     eps = number("batch_norm", eps, "eps", 0)
     if x.ndim not in (2, 4):
@@ -95,50 +85,43 @@ def batch_norm(
         raise ValueError("batch_norm: running_mean and running_var are the same array")
     fits_parameters("batch_norm", ("input", "weight", "bias"), x, gamma, beta)
     shape = (*x.shape, 1, 1)[:4]  # (N, C) is an image of one pixel
-    image, extra = x if x.ndim == 4 else x.reshape(shape), None
-    if residual is not None:
-        extra = array_of("batch_norm", residual, "residual")
-        same_dtype("batch_norm", ("input", "residual"), x, extra)
-        if extra.shape != x.shape:
-            raise ValueError(
-                f"batch_norm: residual {extra.shape} must have the shape of input, "
-                f"{x.shape}"
-            )
-        extra = extra.reshape(shape)
-    if moments is not None and not callable(moments):
-        raise TypeError(
-            f"batch_norm: moments must be a function that gives them, not "
-            f"{shown(moments)}"
-        )
+    image = x if x.ndim == 4 else x.reshape(shape)
     m = image.size // max(channels, 1)
     if training and m < 2:
         raise ValueError(
             f"batch_norm cannot train on one value per channel (input {x.shape}): "
             "use a larger batch or larger images"
         )
-    parts = (image, extra, gamma, beta, (running_mean, running_var), moments)
-    how: dict[str, Any] = {
-        "training": training,
-        "momentum": momentum,
-        "eps": eps,
-        "relu": relu,
-    }
-    y, back = engine(x).batch_norm(*parts, **how) or _in_parts(*parts, **how)
+    finish = engine(x).batch_norm(
+        image,
+        gamma,
+        beta,
+        (running_mean, running_var),
+        input.moments if isinstance(input, Stacked) else None,
+        training=training,
+        momentum=momentum,
+        eps=eps,
+    )
 
-    def pullback(g: Array, need: tuple[bool, ...]) -> list[Array | None]:
-        dx, dgamma, dbeta, g = back(g.reshape(shape), need[0])
-        answer = [None if dx is None else dx.reshape(x.shape)]
-        if gamma is not None:
-            answer.append(dgamma)
-        if beta is not None:
-            answer.append(dbeta)
-        if residual is not None:
-            answer.append(g.reshape(x.shape))
-        return answer
+    def last(residual: Array | None, relu: bool) -> tuple[Array, Pullback]:
+        r = None if residual is None else residual.reshape(shape)
+        y, back = finish(r, relu)
 
-    inputs: list[Any] = [input]
-    inputs += [p for p in (weight, bias, residual) if p is not None]
-    return record("batch_norm", y.reshape(x.shape), inputs, pullback)
+        def pullback(g: Array, need: tuple[bool, ...]) -> list[Array | None]:
+            dx, dgamma, dbeta, sent = back(g.reshape(shape), need[0])
+            answer = [None if dx is None else dx.reshape(x.shape)]
+            if gamma is not None:
+                answer.append(dgamma)
+            if beta is not None:
+                answer.append(dbeta)
+            if r is not None:
+                answer.append(sent.reshape(x.shape))
+            return answer
+
+        return y.reshape(x.shape), pullback
+
+    inputs = [input, *(p for p in (weight, bias) if p is not None)]
+    return record_open("batch_norm", x, inputs, last)
 
 
 def _check_running(x: Array, r: Any, name: str, training: bool) -> None:
@@ -160,51 +143,6 @@ def _check_running(x: Array, r: Any, name: str, training: bool) -> None:
             f"batch_norm: {name} is read-only, but training updates it in place: give "
             "a copy"
         )
-
-
-def _in_parts(
-    x: Array,
-    residual: Array | None,
-    gamma: Array | None,
-    beta: Array | None,
-    running: tuple[Array | None, Array | None],
-    moments: Moments | None,
-    *,
-    training: bool,
-    momentum: float,
-    eps: float,
-    relu: bool,
-) -> tuple[Array, NormGradient]:
-    """Batch normalisation from an engine's parts; see `Hooks.batch_norm`."""
-    m = x.size // max(x.shape[1], 1)
-    running_mean, running_var = running
-    if training:
-        mean, var = engine(x).moments(x) if moments is None else moments()
-        if running_mean is not None:
-            running_mean *= 1 - momentum
-            running_mean += momentum * mean
-        if running_var is not None:
-            running_var *= 1 - momentum
-            running_var += (momentum * m / (m - 1)) * var
-    else:
-        assert running_mean is not None and running_var is not None
-        mean, var = running_mean.astype(x.dtype), running_var.astype(x.dtype)
-    y = engine(x).normalize_by(x, mean, var, eps, gamma, beta, residual, relu)
-    positive = y if relu else None
-
-    def back(g: Array, wanted: bool) -> tuple[Array | None, Array, Array, Array]:
-        run, dx = engine(g), None
-        dbeta, dgamma, g = run.normalize_sums(g, x, mean, positive)
-        inv_std = norm.gain(var, eps, None)
-        dgamma = dgamma * inv_std
-        if wanted:
-            gain = inv_std if gamma is None else gamma * inv_std
-            slope = gain * inv_std * dgamma / m if training else 0 * gain
-            constant = mean * slope - gain * dbeta / m if training else slope
-            dx = run.normalize_input_grad(g, x, gain, -slope, constant)
-        return dx, dgamma, dbeta, g
-
-    return y, back
 
 
 def dropout(

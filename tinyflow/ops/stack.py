@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import accumulate, pairwise
 
 from tinyflow.backend import Array, array_module
 from tinyflow.kernels.engine import engine
+from tinyflow.kernels.hooks import Moments
 from tinyflow.tape import fusing, record
 from tinyflow.tensor import Tensor
+
+
+class Stacked(Tensor):
+    """What a stack held when it was read; ``moments()`` are those of its channels."""
+
+    __slots__ = ("moments",)
+
+    moments: Moments
+
+    @classmethod
+    def of(cls, x: Tensor, moments: Moments) -> Stacked:
+        """The value of `x`, its moments known."""
+        stacked = cls.at(x.data, x.node, x.label)
+        stacked.moments = moments
+        return stacked
 
 
 class ChannelStack:
@@ -61,13 +78,16 @@ class ChannelStack:
 
         One edge per map, every time it is read, unless the tape fuses.
         """
+        end = self._cuts[-1]
         if self._whole is not None and fusing():
-            return self._whole
-        return _concat(self._buffer[:, : self._cuts[-1]], self._maps)
+            whole = self._whole
+        else:
+            whole = _concat(self._buffer[:, :end], self._maps)
+        return Stacked.of(whole, partial(self._moments, end))
 
-    def moments(self) -> tuple[Array, Array]:
-        """Mean and variance (1/M) of every channel that is there."""
-        start, end = self._measured, self._cuts[-1]
+    def _moments(self, end: int) -> tuple[Array, Array]:
+        """Mean and variance (1/M) of the first channels; each is measured once."""
+        start = self._measured
         if start < end:
             x = self._buffer[:, start:end]
             engine(x).moments_into(x, self._mean[start:end], self._var[start:end])

@@ -53,6 +53,39 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     }
 }
 
+// With e = exp(-|x|) nothing cancels, neither in the sigmoid nor in its slope s (1 - s).
+__device__ __forceinline__ float sigmoid_of(float x) {
+    const float e = expf(-fabsf(x));
+    return (x < 0.f ? e : 1.f) / (1.f + e);
+}
+
+__device__ __forceinline__ float slope_of(float x) {
+    const float e = expf(-fabsf(x));
+    return e / ((1.f + e) * (1.f + e));
+}
+
+// y = s, the sigmoid of x, or if g is given s (1 - s) g. Traffic: reads x [and g], writes
+// y, the floor.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    sigmoid(const T* __restrict__ x, int ldx, const T* __restrict__ g, int ldg,
+            T* __restrict__ y, int ldy, int rows, int cols, int chunk) {
+    const Tile t = tile(rows, cols, chunk);
+    const int step = blockDim.y;
+    for (int r = t.begin; r < t.end; r += DEEP * step) {
+        Raw xs[DEEP], gs[DEEP];
+        EACH_ROW(n) {
+            xs[n] = fetch(x, ldx, r + n * step, t);
+            if (g) gs[n] = fetch(g, ldg, r + n * step, t);
+        }
+        EACH_ROW(n) {
+            Floats f = widened(xs[n]), sent = filled(0.f);
+            if (g) sent = widened(gs[n]);
+            EACH(i) f.v[i] = g ? sent.v[i] * slope_of(f.v[i]) : sigmoid_of(f.v[i]);
+            keep(y, ldy, r + n * step, t, f);
+        }
+    }
+}
+
 // ---- Bias ---------------------------------------------------------------------------
 
 // sums[c] = sum g'; with y (the output of a fused ReLU) g' = 0 where y <= 0 and else g,
@@ -113,36 +146,20 @@ extern "C" __global__ void __launch_bounds__(SUM_THREADS, 1)
 
 // ---- The gate of squeeze-and-excitation (Hu et al. 2018) ------------------------------
 
-// A sample has `area` rows and one gate per column: s = z, or the sigmoid of z. A block
-// takes one sample (blockIdx.y) and some columns.
-__device__ __forceinline__ Floats gate_of(const T* z, int cols, int sigmoid,
-                                          const Tile& t) {
-    Floats s = t.inside ? load(z + (size_t)blockIdx.y * cols + t.col) : filled(0.f);
-    if (sigmoid) EACH(i) {
-            const float e = expf(-fabsf(s.v[i]));
-            s.v[i] = (s.v[i] < 0.f ? e : 1.f) / (1.f + e);
-        }
-    return s;
-}
-
-// The sigmoid's slope s (1 - s), in which nothing cancels.
-__device__ __forceinline__ Floats slope_of(const T* z, int cols, const Tile& t) {
-    Floats s = load(z + (size_t)blockIdx.y * cols + t.col);
-    EACH(i) {
-        const float e = expf(-fabsf(s.v[i]));
-        s.v[i] = e / ((1.f + e) * (1.f + e));
-    }
-    return s;
+// A sample has `area` rows and one gate s per column. A block takes one sample
+// (blockIdx.y) and some columns.
+__device__ __forceinline__ Floats gate_of(const T* gates, int cols, const Tile& t) {
+    return t.inside ? load(gates + (size_t)blockIdx.y * cols + t.col) : filled(0.f);
 }
 
 // y = s x [+ residual] [and no less than 0]. Traffic: reads x [and the residual], writes
 // y, the floor.
 extern "C" __global__ void __launch_bounds__(THREADS)
-    gate(const T* __restrict__ x, int ldx, const T* __restrict__ z,
+    gate(const T* __restrict__ x, int ldx, const T* __restrict__ gates,
          const T* __restrict__ residual, int ldr, T* __restrict__ y, int ldy, int rows,
-         int cols, int area, int sigmoid, int rectify) {
+         int cols, int area, int rectify) {
     const Tile t = tile(rows, cols, area);
-    const Floats s = gate_of(z, cols, sigmoid, t);
+    const Floats s = gate_of(gates, cols, t);
     const int step = blockDim.y;
     for (int r = t.begin; r < t.end; r += DEEP * step) {
         Raw raw[DEEP], more[DEEP];
@@ -162,17 +179,16 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     }
 }
 
-// dx = s g', dz = sum over the sample of g' x, times s (1 - s) for the sigmoid; g' = g,
-// or 0 where y <= 0, written to `sent`, if y is given. Traffic: reads g, x [and y], writes
-// dx [and g'], the floor.
+// dx = s g', ds = sum over the sample of g' x; g' = g, or 0 where y <= 0, written to
+// `sent`, if y is given. Traffic: reads g, x [and y], writes dx [and g'], the floor.
 extern "C" __global__ void __launch_bounds__(THREADS)
     gate_gradient(const T* __restrict__ g, int ldg, const T* __restrict__ x, int ldx,
-                  const T* __restrict__ z, const T* __restrict__ y, int ldy,
+                  const T* __restrict__ gates, const T* __restrict__ y, int ldy,
                   T* __restrict__ dx, int ldd, T* __restrict__ sent, int lds,
-                  T* __restrict__ dz, int rows, int cols, int area, int sigmoid) {
+                  T* __restrict__ ds, int rows, int cols, int area) {
     __shared__ Floats buffer[THREADS];
     const Tile t = tile(rows, cols, area);
-    const Floats s = gate_of(z, cols, sigmoid, t);
+    const Floats s = gate_of(gates, cols, t);
     const int step = blockDim.y;
     Floats total = filled(0.f);
     for (int r = t.begin; r < t.end; r += DEEP * step) {
@@ -198,11 +214,6 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         }
     }
     total = sum_rows(total, buffer);
-    if (threadIdx.y == 0 && t.inside) {
-        if (sigmoid) {
-            const Floats slope = slope_of(z, cols, t);
-            EACH(i) total.v[i] *= slope.v[i];
-        }
-        store(dz + (size_t)blockIdx.y * cols + t.col, total);
-    }
+    if (threadIdx.y == 0 && t.inside)
+        store(ds + (size_t)blockIdx.y * cols + t.col, total);
 }

@@ -75,6 +75,20 @@ def relu_grad(g: Array, y: Array, out: Array | None = None) -> Array:
     return dx
 
 
+def sigmoid(x: Array, g: Array | None = None, out: Array | None = None) -> Array:
+    """The sigmoid s of x, in float32; with g the gradient g s (1 - s)."""
+    y = empty_like(x, out)
+    of = _flat(rows("elementwise", "sigmoid", x, g, y), x, g, y)
+    if of.m and of.c:
+        t = tiles(of.m, of.c, of.variant.vector, APPLY_BLOCKS)
+        ldx, ldg, ldy = of.steps
+        launch(
+            *(of.variant, "sigmoid", t.grid, t.block, x, ldx, g, ldg, y, ldy),
+            *(of.m, of.c, t.chunk),
+        )
+    return y
+
+
 def bias_grad(
     g: Array, *, y: Array | None = None, masked: Array | None = None
 ) -> Array:
@@ -101,9 +115,8 @@ def bias_grad(
 
 def gate(
     x: Array,
-    z: Array,
+    gates: Array,
     *,
-    sigmoid: bool = False,
     residual: Array | None = None,
     relu: bool = False,
     out: Array | None = None,
@@ -112,19 +125,19 @@ def gate(
 
     Args:
         x: rows (N H W, C).
-        z: (N, C), contiguous: the gates s, or with `sigmoid` what they are σ of.
-        sigmoid, residual, relu: see above.
+        gates: s, (N, C), contiguous.
+        residual, relu: see above.
         out: y, if it exists already.
     """
     y = empty_like(x, out)
     of = rows("elementwise", "gate", x, residual, y)
-    of = _with_gates("gate", of, x, z)
+    of = _with_gates("gate", of, x, gates)
     if of.m and of.c:
-        area, grid, block = _samples(of, z)
+        area, grid, block = _samples(of, gates)
         ldx, ldr, ldy = of.steps
         launch(
-            *(of.variant, "gate", grid, block, x, ldx, z, residual, ldr, y, ldy),
-            *(of.m, of.c, area, int(sigmoid), int(relu)),
+            *(of.variant, "gate", grid, block, x, ldx, gates, residual, ldr, y, ldy),
+            *(of.m, of.c, area, int(relu)),
         )
     return y
 
@@ -132,31 +145,30 @@ def gate(
 def gate_grad(
     g: Array,
     x: Array,
-    z: Array,
+    gates: Array,
     *,
-    sigmoid: bool = False,
     y: Array | None = None,
     masked: Array | None = None,
     out: Array | None = None,
 ) -> tuple[Array, Array]:
-    """Gradients dx = s g', dz = Σ g' x of a sample, times s (1 - s) with `sigmoid`.
+    """Gradients dx = s g', ds = Σ g' x of a sample.
 
     With `y`, the output of a fused ReLU, g' = g where y > 0; `masked` gets it, the
     gradient of the residual.
     """
     if masked is not None and y is None:
         raise ValueError("gate_grad: masked needs y")
-    dx, dz = empty_like(x, out), empty_like(z)
+    dx, ds = empty_like(x, out), empty_like(gates)
     of = rows("elementwise", "gate_grad", g, x, y, dx, masked)
-    of = _with_gates("gate_grad", of, x, z, dz)
+    of = _with_gates("gate_grad", of, x, gates, ds)
     if of.m and of.c:
-        area, grid, block = _samples(of, z)
+        area, grid, block = _samples(of, gates)
         ldg, ldx, ldy, ldd, lds = of.steps
         launch(
-            *(of.variant, "gate_gradient", grid, block, g, ldg, x, ldx, z, y, ldy),
-            *(dx, ldd, masked, lds, dz, of.m, of.c, area, int(sigmoid)),
+            *(of.variant, "gate_gradient", grid, block, g, ldg, x, ldx, gates, y, ldy),
+            *(dx, ldd, masked, lds, ds, of.m, of.c, area),
         )
-    return dx, dz
+    return dx, ds
 
 
 def _with_gates(name: str, of: Rows, x: Array, *gates: Array) -> Rows:

@@ -13,6 +13,7 @@ from tinyflow.kernels.cuda.elementwise import gate as gate
 from tinyflow.kernels.cuda.elementwise import gate_grad as gate_grad
 from tinyflow.kernels.cuda.elementwise import relu as relu
 from tinyflow.kernels.cuda.elementwise import relu_grad as relu_grad
+from tinyflow.kernels.cuda.elementwise import sigmoid as sigmoid
 from tinyflow.kernels.cuda.im2col import col2im as col2im
 from tinyflow.kernels.cuda.im2col import im2col as im2col
 from tinyflow.kernels.cuda.loss import CrossEntropy as CrossEntropy

@@ -5,6 +5,7 @@ What the kernels do not take goes to the plain array code. Nothing waits for the
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from tinyflow.kernels.cuda.layout import (
     to_rows,
 )
 from tinyflow.kernels.engine import Engine, Shape
-from tinyflow.kernels.hooks import Moments, NormGradient
+from tinyflow.kernels.hooks import Moments, NormFinish, NormGradient, NormGradients
 
 
 class Maps(Engine):
@@ -34,7 +35,6 @@ class Maps(Engine):
     def batch_norm(
         self,
         x: Array,
-        residual: Array | None,
         weight: Array | None,
         bias: Array | None,
         running: tuple[Array | None, Array | None],
@@ -43,12 +43,16 @@ class Maps(Engine):
         training: bool,
         momentum: float,
         eps: float,
-        relu: bool,
-    ) -> tuple[Array, NormGradient] | None:
+    ) -> NormFinish:
         """Three passes over memory forward, five back; statistics are float32."""
         known = [r for r in running if r is not None]
         if not takes(x) or not x.size or not all(map(_vector, known)):
-            return None
+            how: dict[str, Any] = {
+                "training": training,
+                "momentum": momentum,
+                "eps": eps,
+            }
+            return super().batch_norm(x, weight, bias, running, moments, **how)
         rows, shape = to_rows(x), x.shape
         affine: dict[str, Any] = {
             "weight": None if weight is None else contiguous(weight),
@@ -60,34 +64,39 @@ class Maps(Engine):
             mean, var = running
             assert mean is not None and var is not None
             kept = launch.batch_norm_affine(mean, var, eps, **affine)
-        extra = None if residual is None else to_rows(residual)
-        y = launch.batch_norm_apply(
-            rows, kept.scale, kept.shift, residual=extra, relu=relu
-        )
-        output = y if relu and residual is not None else None
 
-        def back(g: Array, wanted: bool) -> tuple[Array | None, Array, Array, Array]:
-            sent = to_rows(g)
-            if output is not None:  # the residual's gradient is written on the way
-                masked = array_module(sent).empty(sent.shape, sent.dtype)
-                found = launch.batch_norm_gradients(
-                    sent, rows, kept, y=output, masked=masked, batch=training
-                )
-                sent, through = masked, False
-            else:
-                found = launch.batch_norm_gradients(
-                    sent, rows, kept, relu=relu, batch=training
-                )
-                through = relu
-            dx = None
-            if wanted:
-                dx = from_rows(
-                    launch.batch_norm_input_grad(sent, rows, kept, found, relu=through),
-                    shape,
-                )
-            return dx, found.weight, found.bias, from_rows(sent, shape)
+        def finish(residual: Array | None, relu: bool) -> tuple[Array, NormGradient]:
+            extra = None if residual is None else to_rows(residual)
+            y = launch.batch_norm_apply(
+                rows, kept.scale, kept.shift, residual=extra, relu=relu
+            )
+            output = y if relu and residual is not None else None
 
-        return from_rows(y, shape), back
+            def back(g: Array, wanted: bool) -> NormGradients:
+                sent, through, masked = to_rows(g), relu, None
+                if output is not None:  # the residual's gradient is written on the way
+                    masked = array_module(sent).empty(sent.shape, sent.dtype)
+                    through = False
+                found = launch.batch_norm_gradients(
+                    sent,
+                    rows,
+                    kept,
+                    y=output,
+                    relu=through,
+                    masked=masked,
+                    batch=training,
+                )
+                sent, dx = sent if masked is None else masked, None
+                if wanted:
+                    of = sent, rows, kept, found
+                    dx = from_rows(
+                        launch.batch_norm_input_grad(*of, relu=through), shape
+                    )
+                return dx, found.weight, found.bias, from_rows(sent, shape)
+
+            return from_rows(y, shape), back
+
+        return finish
 
     def _statistics(
         self,
@@ -145,68 +154,43 @@ class Maps(Engine):
             return super().relu_grad(g, y)
         return from_rows(launch.relu_grad(to_rows(g), to_rows(y)), g.shape)
 
-    def gate(self, x: Array, s: Array) -> Array:
-        """One number for each map of x (N, C, H, W), from s (N, C, 1, 1)."""
+    def gate(
+        self, x: Array, s: Array, residual: Array | None = None, relu: bool = False
+    ) -> Array:
+        """Product, sum and ReLU in one pass."""
         if not takes(x, s) or not x.size:
-            return super().gate(x, s)
-        return from_rows(launch.gate(to_rows(x), to_matrix(s)), x.shape)
-
-    def gate_grad(
-        self, g: Array, x: Array, s: Array, need: tuple[bool, ...]
-    ) -> tuple[Array | None, Array | None]:
-        """Both gradients in one pass."""
-        if not takes(g, x, s) or not x.size:
-            return super().gate_grad(g, x, s, need)
-        dx, ds = launch.gate_grad(to_rows(g), to_rows(x), to_matrix(s))
-        return from_rows(dx, x.shape), ds.reshape(s.shape)
-
-    def sigmoid_gate(self, x: Array, z: Array, residual: Array | None) -> Array:
-        """Sigmoid, product, sum and ReLU in one pass."""
-        if not takes(x, z) or not x.size:
-            return super().sigmoid_gate(x, z, residual)
+            return super().gate(x, s, residual, relu)
         extra = None if residual is None else to_rows(residual)
-        y = launch.gate(
-            to_rows(x),
-            to_matrix(z),
-            sigmoid=True,
-            residual=extra,
-            relu=residual is not None,
-        )
+        y = launch.gate(to_rows(x), to_matrix(s), residual=extra, relu=relu)
         return from_rows(y, x.shape)
 
-    def sigmoid_gate_grad(
-        self,
-        g: Array,
-        x: Array,
-        z: Array,
-        y: Array | None,
-        need: tuple[bool, ...],
-    ) -> list[Array | None]:
+    def gate_grad(
+        self, g: Array, x: Array, s: Array, y: Array | None, need: Sequence[bool]
+    ) -> tuple[Array | None, Array | None, Array]:
         """All gradients in one pass."""
-        if not takes(g, x, z) or not x.size:
-            return super().sigmoid_gate_grad(g, x, z, y, need)
+        if not takes(g, x, s) or not x.size:
+            return super().gate_grad(g, x, s, y, need)
         rows, output, masked = to_rows(x), None, None
         if y is not None:
             output = to_rows(y)
             masked = array_module(x).empty(rows.shape, x.dtype)
-        dx, dz = launch.gate_grad(
-            to_rows(g), rows, to_matrix(z), sigmoid=True, y=output, masked=masked
+        dx, ds = launch.gate_grad(
+            to_rows(g), rows, to_matrix(s), y=output, masked=masked
         )
-        found: list[Array | None] = [from_rows(dx, x.shape), dz.reshape(z.shape)]
-        return found if masked is None else [*found, from_rows(masked, x.shape)]
+        sent = g if masked is None else from_rows(masked, x.shape)
+        return from_rows(dx, x.shape), ds.reshape(s.shape), sent
 
     def sigmoid(self, x: Array) -> Array:
-        """1 / (1 + e⁻ˣ), computed in float32: its arguments are few."""
-        if x.dtype.name != "bfloat16":
-            return super().sigmoid(x)
-        return super().sigmoid(x.astype("float32")).astype(x.dtype)
+        """The sigmoid, computed in float32."""
+        if not takes(x) or x.ndim not in (2, 4):
+            return _rounded(super().sigmoid, x)
+        return from_rows(launch.sigmoid(to_rows(x)), x.shape)
 
     def sigmoid_grad(self, g: Array, x: Array) -> Array:
         """The gradient g σ(x) (1 - σ(x)), computed in float32."""
-        if g.dtype.name != "bfloat16":
-            return super().sigmoid_grad(g, x)
-        found = super().sigmoid_grad(g.astype("float32"), x.astype("float32"))
-        return found.astype(g.dtype)
+        if not takes(g, x) or x.ndim not in (2, 4):
+            return _rounded(super().sigmoid_grad, g, x)
+        return from_rows(launch.sigmoid(to_rows(x), to_rows(g)), x.shape)
 
     # --- maps ------------------------------------------------------------------------
 
@@ -266,3 +250,11 @@ class Maps(Engine):
 def _vector(r: Array) -> bool:
     """Whether a kernel can write statistics where they are."""
     return r.dtype == np.float32 and bool(r.flags.c_contiguous)
+
+
+def _rounded(function: Callable[..., Array], *arrays: Array) -> Array:
+    """Plain array code, of bfloat16 in float32."""
+    if arrays[0].dtype.name != "bfloat16":
+        return function(*arrays)
+    found = function(*(x.astype("float32") for x in arrays))
+    return found.astype(arrays[0].dtype)
