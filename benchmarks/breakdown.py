@@ -24,8 +24,8 @@ import typer
 
 from benchmarks.cpu_peers import ours
 from benchmarks.process import Process
-from tinyflow.kernels import threads
 from tinyflow.kernels.engine import engine
+from tinyflow.kernels.plain import threads
 from tinyflow.kernels.window import windows
 
 METHODS = (
@@ -90,7 +90,7 @@ class Watch:
             products = sum(need)
         else:
             return
-        at = windows(x.shape[2:], w.shape[2:], *how[:3])
+        at = windows(x.shape[2:], how.window(w.shape[2:]))
         met = [sum(tap.hi - tap.lo for tap in axis) for axis in (at.rows, at.cols)]
         pairs = x.shape[0] * w.shape[0] * w.shape[1]
         self.multiplications += products * pairs * met[0] * met[1]

@@ -30,7 +30,7 @@ import typer
 
 import tinyflow
 from benchmarks.process import Process
-from tinyflow.native.library import library_path
+from tinyflow.kernels.native.library import library_path
 
 NETWORKS = ("resnet20", "resnet56", "vgg19", "resnet50", "se_resnet50", "densenet121")
 FORMATS = ("contiguous", "channels_last")

@@ -19,7 +19,7 @@ import numpy as np
 
 import models
 from tinyflow import Tape, Tensor, ops
-from tinyflow.kernels.scratch import keep_freed_memory
+from tinyflow.kernels.plain.scratch import keep_freed_memory
 from tinyflow.optim import SGD
 from tinyflow.train.metrics import peak_memory_mb
 

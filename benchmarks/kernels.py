@@ -33,11 +33,13 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 import typer
 
-from tinyflow.kernels import conv_reference
-from tinyflow.kernels.engine import PLAIN, Engine
+from benchmarks import conv_reference
+from tinyflow.kernels.engine import PLAIN
+from tinyflow.kernels.geometry import Conv, Window
 from tinyflow.kernels.layout import swap
-from tinyflow.kernels.scratch import keep_freed_memory
-from tinyflow.native import library
+from tinyflow.kernels.native import library
+from tinyflow.kernels.plain.scratch import keep_freed_memory
+from tinyflow.kernels.table import Engine
 
 
 class Layer(NamedTuple):
@@ -123,7 +125,7 @@ def engines() -> dict[str, Engine]:
     print(reason)
     if found is None:
         return {"numpy": PLAIN}
-    from tinyflow.native.engine import NativeEngine
+    from tinyflow.kernels.native.engine import NativeEngine
 
     return {"numpy": PLAIN, "native": NativeEngine(found)}
 
@@ -137,7 +139,7 @@ def array(*buffer_shape: int) -> Any:
 def conv_calls(engine: Engine, layer: Layer, batch: int) -> Calls:
     """The three passes of a convolution."""
     p = layer.kernel // 2
-    how = ((layer.stride,) * 2, (p,) * 4, (1, 1), 1)
+    how = Conv((layer.stride,) * 2, (p,) * 4, (1, 1), 1)
     x = array(layer.size, layer.size, batch, layer.c)
     w = array(layer.kernel, layer.kernel, layer.k, layer.c)
     g = engine.conv2d(x, w, how)
@@ -152,16 +154,16 @@ class Reference(Engine):
     """The slow convolutions that say what the fast ones mean."""
 
     def conv2d(self, x: Any, w: Any, how: Any, bias: Any = None) -> Any:
-        """See :func:`tinyflow.kernels.conv_reference.conv2d_forward`."""
-        return conv_reference.conv2d_forward(x, w, *how)
+        """See :func:`benchmarks.conv_reference.conv2d_forward`."""
+        return conv_reference.conv2d_forward(x, w, how)
 
     def conv2d_input_grad(self, g: Any, w: Any, x_shape: Any, how: Any) -> Any:
-        """See :func:`tinyflow.kernels.conv_reference.conv2d_input_grad`."""
-        return conv_reference.conv2d_input_grad(g, w, x_shape, *how)
+        """See :func:`benchmarks.conv_reference.conv2d_input_grad`."""
+        return conv_reference.conv2d_input_grad(g, w, x_shape, how)
 
     def conv2d_weight_grad(self, g: Any, x: Any, w_shape: Any, how: Any) -> Any:
-        """See :func:`tinyflow.kernels.conv_reference.conv2d_weight_grad`."""
-        return conv_reference.conv2d_weight_grad(g, x, w_shape, *how)
+        """See :func:`benchmarks.conv_reference.conv2d_weight_grad`."""
+        return conv_reference.conv2d_weight_grad(g, x, w_shape, how)
 
 
 def map_calls(engine: Engine, c: int, size: int, batch: int) -> Calls:
@@ -225,7 +227,7 @@ def torch_map_calls(torch: Any, c: int, size: int, batch: int, form: Any) -> Cal
 def pool_calls(engine: Engine, batch: int, pool: tuple[int, ...]) -> Calls:
     """A maximum over windows and its gradient."""
     c, size, kernel, stride, padding = pool
-    how = ((kernel,) * 2, (stride,) * 2, (padding,) * 2, (1, 1), False)
+    how = Window((kernel,) * 2, (stride,) * 2, (padding,) * 4)
     x = array(size, size, batch, c)
     y, taps = engine.max_pool2d(x, how)
     return {

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tinyflow.backend import Array
-from tinyflow.kernels.engine import Engine
+from tinyflow.kernels.table import Engine
 
 TF32 = 10
 """Bits of mantissa, the leading one not counted; float32 has 23."""

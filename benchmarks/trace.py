@@ -35,8 +35,8 @@ import tinyflow
 from benchmarks.cpu_peers import data
 from benchmarks.process import Process
 from tinyflow import Tape, Tensor, ops
-from tinyflow.kernels.scratch import keep_freed_memory
-from tinyflow.native import library
+from tinyflow.kernels.native import library
+from tinyflow.kernels.plain.scratch import keep_freed_memory
 from tinyflow.tape import RETAIN
 
 WAYS = {

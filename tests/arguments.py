@@ -66,9 +66,6 @@ CALLS = {
         "training": True,
         "momentum": 0.1,
         "eps": 1e-5,
-        "relu": False,
-        "residual": images(),
-        "moments": None,
     },
     "dropout": lambda: {
         "input": images(),
@@ -175,7 +172,6 @@ KINDS = {
     "flag": NO_FLAG,
     "word": [*NO_NUMBER, "x", 1],
     "statistics": [*NO_TENSOR, ones(4), np.zeros(4, int), np.zeros(3), [0.0] * 4],
-    "moments": [*(x for x in NOTHING if not callable(x)), 1, True, ARRAY],
     "generator": [*NOTHING, 0, np.random.RandomState(0), np.random.default_rng],
 }
 
@@ -207,7 +203,6 @@ LIKE |= {
 
 NAMES = {  # of arguments: their kind
     **dict.fromkeys(["input", "tensor"], "tensor"),
-    **dict.fromkeys(["bias", "residual"], "optional tensor"),
     **dict.fromkeys(["in_channels", "out_channels", "groups"], "whole"),
     **dict.fromkeys(["in_features", "out_features", "num_features"], "whole"),
     **dict.fromkeys(["channels", "squeezed"], "whole"),
@@ -215,10 +210,11 @@ NAMES = {  # of arguments: their kind
     **dict.fromkeys(["dim", "start_dim", "end_dim", "dim0", "dim1"], "dim"),
     **dict.fromkeys(["p", "label_smoothing", "momentum"], "smoothing"),
     **dict.fromkeys(["running_mean", "running_var"], "statistics"),
-    **dict.fromkeys(["training", "relu", "keepdim", "ceil_mode", "affine"], "flag"),
+    **dict.fromkeys(["training", "keepdim", "ceil_mode", "affine"], "flag"),
     **dict.fromkeys(["fan", "reduction"], "word"),
     **dict.fromkeys(["generator", "rng"], "generator"),
     "weight": "tensor",
+    "bias": "optional tensor",
     "count_include_pad": "flag",
     "other": "operand",
     "exponent": "exponent",
@@ -235,7 +231,6 @@ NAMES = {  # of arguments: their kind
     "target": "labels",
     "eps": "eps",
     "std": "eps",
-    "moments": "moments",
 }
 BINARY = ("add", "sub", "mul", "div", "matmul")
 OPTIONAL = {  # None is a value of theirs
@@ -252,7 +247,6 @@ OPTIONAL = {  # None is a value of theirs
     ("Linear", "rng"),
     ("Dropout", "rng"),
     ("SqueezeExcitation", "rng"),
-    ("batch_norm", "moments"),
 }
 MAY_BE_EMPTY = {"sum", "mean", "amax", "pad"}  # their empty list means something
 

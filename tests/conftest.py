@@ -10,10 +10,10 @@ from hypothesis import HealthCheck, settings
 from tests.cupy_array import Machine
 from tests.cupy_standin import install
 from tests.gpu_host import gpu_or_skip
-from tinyflow.kernels import threads, update
 from tinyflow.kernels.cuda.engine import cuda_engine
 from tinyflow.kernels.cuda.settings import CONVOLUTIONS, configured
 from tinyflow.kernels.engine import PLAIN, forced
+from tinyflow.kernels.plain import threads, update
 
 settings.register_profile(
     "ci",

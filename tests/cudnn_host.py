@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tinyflow.kernels.engine import PLAIN
+from tinyflow.kernels.geometry import Conv
 
 if TYPE_CHECKING:
     from tests.gpu_host import HostGpu
@@ -179,7 +180,7 @@ class HostGraph:
         (top, left), (bottom, right) = how["pre_padding"], how["post_padding"]
         shapes = {"forward": b.dim, "input_grad": b.dim, "weight_grad": self.result.dim}
         images = self.result.dim if kind == "input_grad" else a.dim
-        settings = (
+        settings = Conv(
             tuple(how["stride"]),
             (top, bottom, left, right),
             tuple(how["dilation"]),

@@ -10,8 +10,9 @@ import pytest
 from tests.test_cuda_kernels import on_host
 from tests.test_native import COMPILER
 from tinyflow.kernels.cuda import launch
-from tinyflow.kernels.engine import PLAIN, Engine, forced
+from tinyflow.kernels.engine import PLAIN, forced
 from tinyflow.kernels.layout import swap
+from tinyflow.kernels.table import Engine
 
 
 class Case(NamedTuple):

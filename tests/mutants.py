@@ -55,7 +55,7 @@ ROOMS = {  # files of the source, patterns of test files
         [f"tinyflow/train/{name}.py" for name in TRAIN.split()],
         "golden_train train* trace step checkpoint captured_loop folders options",
     ),
-    "threads": (["tinyflow/kernels/threads.py"], "golden_add threads* kernels"),
+    "threads": (["tinyflow/kernels/plain/threads.py"], "golden_add threads* kernels"),
     "claims": (["tinyflow/flow/claims*.py"], "claims* stats golden_*"),
 }
 

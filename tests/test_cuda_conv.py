@@ -31,6 +31,7 @@ from tinyflow.kernels.cuda.plain import Plain
 from tinyflow.kernels.cuda.product import product
 from tinyflow.kernels.cuda.settings import Settings, configure, configured, settings
 from tinyflow.kernels.engine import PLAIN
+from tinyflow.kernels.geometry import Conv
 
 CONVOLUTIONS = {  # (x, w, stride, padding, dilation, groups)
     "3x3": ((2, 5, 7, 6), (4, 5, 3, 3), (1, 1), (1, 1, 1, 1), (1, 1), 1),
@@ -51,30 +52,30 @@ CONVOLUTIONS = {  # (x, w, stride, padding, dilation, groups)
 def test_convolution_and_gradients(name: str, case: str) -> None:
     x_shape, w_shape, *how = CONVOLUTIONS[case]
     x, w = draw(x_shape, w_shape)
-    y = PLAIN.conv2d(x.astype("f8"), w.astype("f8"), tuple(how))
+    y = PLAIN.conv2d(x.astype("f8"), w.astype("f8"), Conv(*how))
     (g,) = draw(y.shape)
     error = rounding(name, 2e-6)
     with convolving(name) as run:
         a, b, c = (there(name, v) for v in (x, w, g))
-        found = run.conv2d(a, b, tuple(how))
+        found = run.conv2d(a, b, Conv(*how))
         assert to_rows(found).base is not None or found.size < 2  # a view: NHWC
         near(here(found), y, error)
         wide = [v.astype("f8") for v in (g, w, x)]
         near(
-            here(run.conv2d_input_grad(c, b, x_shape, tuple(how))),
-            PLAIN.conv2d_input_grad(wide[0], wide[1], x_shape, tuple(how)),
+            here(run.conv2d_input_grad(c, b, x_shape, Conv(*how))),
+            PLAIN.conv2d_input_grad(wide[0], wide[1], x_shape, Conv(*how)),
             error,
         )
         near(
-            here(run.conv2d_weight_grad(c, a, w_shape, tuple(how))),
-            PLAIN.conv2d_weight_grad(wide[0], wide[2], w_shape, tuple(how)),
+            here(run.conv2d_weight_grad(c, a, w_shape, Conv(*how))),
+            PLAIN.conv2d_weight_grad(wide[0], wide[2], w_shape, Conv(*how)),
             error,
         )
 
 
 @pytest.mark.parametrize("name", ENGINES)
 def test_empty_batches(name: str) -> None:
-    how = ((1, 1), (1, 1, 1, 1), (1, 1), 1)
+    how = Conv((1, 1), (1, 1, 1, 1), (1, 1), 1)
     x, w = np.zeros((0, 3, 4, 4), "f4"), np.ones((5, 3, 3, 3), "f4")
     with convolving(name) as run:
         a, b = there(name, x), there(name, w)
@@ -115,7 +116,7 @@ def test_a_refused_problem_goes_to_plain_with_one_warning() -> None:
     gpu = HostGpu()
     refusing = HostCudnn(gpu, lambda kind, *dims: kind == "forward")
     x, w = draw((2, 4, 5, 5), (3, 4, 3, 3))
-    how = ((1, 1), (1, 1, 1, 1), (1, 1), 1)
+    how = Conv((1, 1), (1, 1, 1, 1), (1, 1), 1)
     with host_engine(gpu, refusing) as run:
         with pytest.warns(RuntimeWarning, match="cudnn does not take forward of x"):
             first = run.conv2d(x, w, how)
@@ -133,7 +134,7 @@ def test_order_of_engines_and_absent_ones() -> None:
     cudnn = HostCudnn(gpu)
     table = Convolutions([Cudnn(cudnn, gpu), Plain(gpu)])
     x, w = draw((2, 4, 5, 5), (3, 4, 1, 1))
-    how = ((1, 1), (0, 0, 0, 0), (1, 1), 1)
+    how = Conv((1, 1), (0, 0, 0, 0), (1, 1), 1)
     with configured(convolutions=("plain",)):
         table.forward(x, w, how)
     assert not cudnn.graphs
@@ -162,7 +163,7 @@ def test_a_plan_is_made_once_for_each_key() -> None:
         y = run.run(problem(), x, w, how)
         near(
             from_nhwc(y),
-            PLAIN.conv2d(from_nhwc(x), from_nhwc(w), tuple(problem()[4:8])),
+            PLAIN.conv2d(from_nhwc(x), from_nhwc(w), Conv(*problem()[4:8])),
             1e-6,
         )
     assert len(run.plans) == len(cudnn.graphs) == 4

@@ -15,12 +15,14 @@ import numpy as np
 import pytest
 
 from tests.cuda_host import emulator
+from tests.windows import window
 from tinyflow import Tape, Tensor, ops
 from tinyflow.backend import choose_device
 from tinyflow.data.augment import normalize
-from tinyflow.kernels import pool as plain_pool
 from tinyflow.kernels.cuda import launch, module, source
 from tinyflow.kernels.cuda.source import DTYPES, Variant
+from tinyflow.kernels.geometry import Window
+from tinyflow.kernels.plain import pool as plain_pool
 from tinyflow.optim import SGD, Adam, AdamW, Optimizer
 
 NEAR = {"float32": 3e-6, "bfloat16": 2**-8}
@@ -410,13 +412,13 @@ def test_sigmoid(world: World, shape: tuple[int, int], dtype: str) -> None:
 
 
 # ---- Pooling -------------------------------------------------------------------------
-WINDOWS = [  # kernel, stride, padding, dilation, ceil_mode
-    ((2, 2), (2, 2), (0, 0), (1, 1), False),
-    ((3, 3), (2, 2), (1, 1), (1, 1), False),
-    ((3, 2), (2, 1), (1, 1), (1, 1), True),
-    ((2, 3), (3, 2), (0, 1, 1, 0), (1, 1), True),
-    ((3, 3), (1, 2), (1, 1), (2, 1), True),
-    ((1, 1), (2, 2), (0, 0), (1, 1), False),
+WINDOWS = [
+    window((2, 2), (2, 2)),
+    window((3, 3), (2, 2), (1, 1)),
+    window((3, 2), (2, 1), (1, 1), (1, 1), True),
+    window((2, 3), (3, 2), (0, 1, 1, 0), (1, 1), True),
+    window((3, 3), (1, 2), (1, 1), (2, 1), True),
+    window((1, 1), (2, 2)),
 ]
 IMAGES = [(2, 7, 6, 3), (1, 9, 8, 16), (3, 4, 5, 20)]
 
@@ -427,45 +429,40 @@ def nchw(x: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", IMAGES)
-@pytest.mark.parametrize("window", WINDOWS)
-def test_max_pool(world: World, shape: tuple, window: tuple, dtype: str) -> None:
+@pytest.mark.parametrize("at", WINDOWS)
+def test_max_pool(world: World, shape: tuple, at: Window, dtype: str) -> None:
     """Bit for bit like the array code, on ties, infinities and NaN too."""
     x = rng(1).integers(-4, 4, shape).astype(np.float32)
     x[rng(2).random(shape) < 0.05] = np.nan
     x[rng(3).random(shape) < 0.05] = -np.inf
     x = sliced(stored(x, dtype), 8 if shape[3] == 16 else 0)
-    y, taps = launch.max_pool2d(world.put(x), *window)
-    right, winners = plain_pool.max_pool2d_forward(nchw(number(x)), *window)
+    y, taps = launch.max_pool2d(world.put(x), at)
+    right, winners = plain_pool.max_pool2d_forward(nchw(number(x)), at)
     np.testing.assert_array_equal(nchw(number(world.get(y))), right)
     np.testing.assert_array_equal(nchw(world.get(taps)), winners)
     g = stored(rng(4).normal(size=y.shape), dtype)
-    dx = launch.max_pool2d_input_grad(world.put(g), taps, shape, *window[:4])
-    back = plain_pool.max_pool2d_input_grad(
-        nchw(number(g)), winners, nchw(x).shape, *window
-    )
+    dx = launch.max_pool2d_input_grad(world.put(g), taps, shape, at)
+    back = plain_pool.max_pool2d_input_grad(nchw(number(g)), winners, nchw(x).shape, at)
     close(nchw(number(world.get(dx))), back, dtype, 3)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", IMAGES)
-@pytest.mark.parametrize("window", [w for w in WINDOWS if w[3] == (1, 1)])
+@pytest.mark.parametrize("at", [w for w in WINDOWS if w.dilation == (1, 1)])
 @pytest.mark.parametrize(("counted", "over"), [(True, None), (False, None), (True, 3)])
 def test_avg_pool(
-    world: World, shape: tuple, window: tuple, counted: bool, over: int, dtype: str
+    world: World, shape: tuple, at: Window, counted: bool, over: int, dtype: str
 ) -> None:
-    kernel, stride, padding, _, ceil_mode = window
     x = stored(rng(1).normal(size=shape), dtype)
-    y = launch.avg_pool2d(
-        world.put(x), kernel, stride, padding, ceil_mode, counted, over
-    )
-    how = (kernel, stride, padding, ceil_mode, counted, over)
+    how = (at, counted, over)
+    y = launch.avg_pool2d(world.put(x), *how)
     with np.errstate(invalid="ignore"):  # a window of border alone: 0 / 0
         right = plain_pool.avg_pool2d_forward(nchw(number(x)), *how)
     close(nchw(number(world.get(y))), right, dtype)
     g = stored(rng(2).normal(size=y.shape), dtype)
     wide = world.put(stored(np.ones((*shape[:3], shape[3] + 8)), dtype))
     dx = launch.avg_pool2d_input_grad(
-        *(world.put(g), shape, kernel, stride, padding, counted, over),
+        *(world.put(g), shape, *how),
         out=wide[..., : shape[3]],
     )
     with np.errstate(divide="ignore"):
@@ -605,17 +602,14 @@ def test_augment(
 
 # ---- Columns -------------------------------------------------------------------------
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("window", [w[:4] for w in WINDOWS])
+@pytest.mark.parametrize("at", [w._replace(ceil_mode=False) for w in WINDOWS])
 @pytest.mark.parametrize(("channels", "groups"), [(6, 2), (16, 1), (16, 2), (8, 8)])
 def test_im2col(
-    world: World, channels: int, groups: int, window: tuple, dtype: str
+    world: World, channels: int, groups: int, at: Window, dtype: str
 ) -> None:
-    (kh, kw), (sh, sw), padding, (dh, dw) = window
-    top, bottom, left, right = (
-        padding if len(padding) == 4 else np.repeat(padding, 2).tolist()
-    )
+    (kh, kw), (sh, sw), (top, bottom, left, right), (dh, dw), _ = at
     x = stored(rng(1).normal(size=(2, 7, 6, channels)), dtype)
-    columns = launch.im2col(world.put(x), *window, groups=groups)
+    columns = launch.im2col(world.put(x), at, groups)
     border = ((0, 0), (top, bottom), (left, right), (0, 0))
     padded = np.pad(number(x), border)
     oh = (padded.shape[1] - dh * (kh - 1) - 1) // sh + 1
@@ -630,7 +624,7 @@ def test_im2col(
     taps = taps.reshape(2 * oh * ow, kh * kw, groups, -1).swapaxes(1, 2)
     np.testing.assert_array_equal(number(world.get(columns)), taps)
     g = stored(rng(2).normal(size=columns.shape), dtype)
-    back = launch.col2im(world.put(g), x.shape, (oh, ow), *window)
+    back = launch.col2im(world.put(g), x.shape, at)
     full = np.zeros(padded.shape)
     for tap, (u, v) in enumerate(product(range(kh), range(kw))):
         part = number(g)[:, :, tap].reshape(2, oh, ow, channels)
@@ -653,7 +647,7 @@ def test_im2col(
         lambda x: launch.bias_add(x, x[0].astype(np.float64)),
         lambda x: launch.batch_norm_statistics(x[:0], 1e-5),
         lambda x: launch.gate(x, x[:5]),
-        lambda x: launch.max_pool2d(x.reshape(1, 2, 4, 8), (17, 16), (1, 1), (0, 0)),
+        lambda x: launch.max_pool2d(x.reshape(1, 2, 4, 8), window((17, 16), (1, 1))),
         lambda x: launch.global_avg_pool2d(x.reshape(2, 8, 1, 4).transpose(0, 3, 1, 2)),
         lambda x: launch.cross_entropy(x, np.zeros(8)),
         lambda x: launch.cross_entropy(x, np.zeros(7, np.int64)),
@@ -661,7 +655,7 @@ def test_im2col(
         lambda x: launch.tensor_table([x], [x.T]),
         lambda x: launch.tensor_table([x], [x.astype(np.float64)]),
         lambda x: launch.im2col(
-            x.reshape(1, 2, 4, 8), (2, 2), (1, 1), (0, 0), groups=3
+            x.reshape(1, 2, 4, 8), window((2, 2), (1, 1)), groups=3
         ),
     ],
 )
@@ -675,7 +669,7 @@ def test_nothing_to_do() -> None:
     with on_host():
         assert launch.relu(np.zeros((0, 8), np.float32)).shape == (0, 8)
         y, _ = launch.max_pool2d(
-            np.zeros((0, 4, 4, 3), np.float32), (2, 2), (2, 2), (0, 0)
+            np.zeros((0, 4, 4, 3), np.float32), window((2, 2), (2, 2))
         )
         assert y.shape == (0, 2, 2, 3)
 

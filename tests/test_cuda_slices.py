@@ -20,7 +20,9 @@ from tests.test_cuda_conv import CONVOLUTIONS, problem
 from tests.test_cuda_engine import assert_near
 from tinyflow import Tape, Tensor
 from tinyflow.kernels.cuda.layout import from_nhwc
-from tinyflow.kernels.engine import PLAIN, Engine, forced
+from tinyflow.kernels.engine import PLAIN, forced
+from tinyflow.kernels.geometry import Conv
+from tinyflow.kernels.table import Engine
 
 
 def between(name: str, x: np.ndarray, before: int, after: int) -> np.ndarray:
@@ -49,13 +51,13 @@ def test_slices_of_channels(name: str, case: str, before: int) -> None:
     """As they lie or, where a pixel begins at no multiple of 16 bytes, copied."""
     x_shape, w_shape, *how = CONVOLUTIONS[case]
     x, w = draw(x_shape, w_shape)
-    (g,) = draw(PLAIN.conv2d(x, w, tuple(how)).shape)
+    (g,) = draw(PLAIN.conv2d(x, w, Conv(*how)).shape)
     with convolving(name) as run:
-        wanted = gradients(run, *(there(name, v) for v in (x, w, g)), tuple(how))
+        wanted = gradients(run, *(there(name, v) for v in (x, w, g)), Conv(*how))
         for after in (1, 3, 8):
             slices = [between(name, v, before, after) for v in (x, g)]
             slices.insert(1, there(name, w))
-            found = gradients(run, *slices, tuple(how))
+            found = gradients(run, *slices, Conv(*how))
             for a, b in zip(found, wanted, strict=True):
                 if name.startswith("host"):
                     np.testing.assert_array_equal(a, b)
@@ -73,7 +75,7 @@ def test_cudnn_reads_slices_of_channels_where_they_lie() -> None:
     x, w = draw((2, 4, 5, 6), (8, 4, 3, 3))
     (g,) = draw((2, 8, 5, 6))
     a, b = aside(x, g)
-    how = ((1, 1), (1, 1, 1, 1), (1, 1), 1)
+    how = Conv((1, 1), (1, 1, 1, 1), (1, 1), 1)
     with host_engine(gpu, cudnn) as run:
         gradients(run, a, w, b, how)
         gradients(run, x, w, g, how)  # these have plans of their own
@@ -98,7 +100,7 @@ def test_what_cudnn_cannot_read_as_it_lies_is_copied() -> None:
     gpu = HostGpu()
     cudnn = HostCudnn(gpu)
     x, w = draw((2, 4, 5, 6), (8, 4, 1, 1))
-    how = ((1, 1), (0, 0, 0, 0), (1, 1), 1)
+    how = Conv((1, 1), (0, 0, 0, 0), (1, 1), 1)
     flat = np.zeros(1 + x.size, "f4")
     shifted = flat[1:].reshape(2, 5, 6, 4)
     shifted[...] = x.transpose(0, 2, 3, 1)
@@ -124,7 +126,7 @@ def test_slices_that_cudnn_refuses_are_copied_with_one_warning() -> None:
     gpu = HostGpu()
     cudnn = HostCudnn(gpu, lambda kind, x, w, step, *rest: step[3] != x[1])
     x, w = draw((2, 4, 5, 5), (3, 4, 3, 3))
-    how = ((1, 1), (1, 1, 1, 1), (1, 1), 1)
+    how = Conv((1, 1), (1, 1, 1, 1), (1, 1), 1)
     (a,) = aside(x)
     with host_engine(gpu, cudnn) as run:
         with pytest.warns(RuntimeWarning, match=r"gaps \(12, 0\): .*gets a copy"):

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from tests.windows import window
 from tinyflow.kernels.cuda import launch, loss, module, optim, product, source
 from tinyflow.kernels.cuda.source import UNITS, Variant, variants
 
@@ -102,12 +103,12 @@ def test_a_thread_of_a_pool_takes_one_row_where_blocks_suffice() -> None:
 
         return SimpleNamespace(get_function=function)
 
-    x, how = np.zeros((2, 64, 64, 64), np.float32), ((1, 1), (1, 1), (0, 0))
+    x, at = np.zeros((2, 64, 64, 64), np.float32), window((1, 1), (1, 1))
     with module.compiled_by(compiler):
-        launch.max_pool2d(x, *how)
-        launch.max_pool2d_input_grad(x, x.astype(np.uint8), x.shape, *how)
-        launch.avg_pool2d(x, *how)
-        launch.avg_pool2d_input_grad(x, x.shape, *how)
+        launch.max_pool2d(x, at)
+        launch.max_pool2d_input_grad(x, x.astype(np.uint8), x.shape, at)
+        launch.avg_pool2d(x, at)
+        launch.avg_pool2d_input_grad(x, x.shape, at)
     assert len(grids) == 4 and set(grids.values()) == {one.grid}
 
 

@@ -14,15 +14,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 import models
+from benchmarks import conv_reference
 from tests import test_ops_table
 from tests.cupy_array import Machine, ndarray, view
 from tests.test_kernels import all_three, convolutions, is_hwnc
 from tests.test_ops_table import ROWS, values_and_gradients
 from tests.test_ops_table import orders as memory_orders
+from tests.windows import window
 from tinyflow import Tape, Tensor, flow, nn, ops
 from tinyflow.backend import asarray, asnumpy, device_of, numbers
 from tinyflow.data import Dataset, Loader
-from tinyflow.kernels import conv, conv_reference, pool
+from tinyflow.kernels.geometry import Window
+from tinyflow.kernels.plain import conv, pool
 from tinyflow.optim import SGD, Adam, AdamW, Optimizer
 from tinyflow.testing import check_vjp, spaced
 from tinyflow.train import evaluate, train_step
@@ -98,22 +101,22 @@ def test_convolution_kernels(machine: Machine, case: Any) -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(
-    "how",
+    "at",
     [
-        ((2, 2), (2, 2), (0, 0), (1, 1), False),
-        ((3, 2), (2, 1), (1, 0, 0, 1), (1, 2), True),
-        ((17, 17), (1, 1), (8, 8), (1, 1), False),  # more taps than a byte counts
+        window((2, 2), (2, 2)),
+        window((3, 2), (2, 1), (1, 0, 0, 1), (1, 2), True),
+        window((17, 17), (1, 1), (8, 8)),  # more taps than a byte counts
     ],
 )
-def test_maximum_pooling_kernels(machine: Machine, dtype: str, how: Any) -> None:
+def test_maximum_pooling_kernels(machine: Machine, dtype: str, at: Window) -> None:
     x = np.random.default_rng(0).integers(0, 9, (2, 3, 9, 8)).astype(dtype)  # ties
     x[0, 0, 3, 3] = np.nan
-    y, taps = pool.max_pool2d_forward(x, *how)
-    got = pool.max_pool2d_forward(up(x), *how)
+    y, taps = pool.max_pool2d_forward(x, at)
+    got = pool.max_pool2d_forward(up(x), at)
     for a, b in zip(got, (y, taps), strict=True):
         np.testing.assert_array_equal(a.get(), b)
-    back = pool.max_pool2d_input_grad(y, taps, x.shape, *how)
-    got = pool.max_pool2d_input_grad(up(y), up(taps), x.shape, *how)
+    back = pool.max_pool2d_input_grad(y, taps, x.shape, at)
+    got = pool.max_pool2d_input_grad(up(y), up(taps), x.shape, at)
     np.testing.assert_allclose(got.get(), back, rtol=1e-6)
 
 

@@ -10,7 +10,8 @@ import pytest
 from tests.cupy_array import Machine
 from tests.test_cuda_standin import assert_float32, steps, taped, up
 from tinyflow.backend import array_module
-from tinyflow.kernels.engine import Engine, forced
+from tinyflow.kernels.engine import forced
+from tinyflow.kernels.table import Engine
 from tinyflow.tape import record
 from tinyflow.testing import spaced
 

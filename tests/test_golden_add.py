@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from tinyflow import Tape, Tensor, ops
-from tinyflow.kernels import helpers, threads
 from tinyflow.kernels.engine import PLAIN, engine, forced
 from tinyflow.kernels.layout import swap
-from tinyflow.kernels.scratch import BLOCK
+from tinyflow.kernels.plain import helpers, threads
+from tinyflow.kernels.plain.scratch import BLOCK
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -12,7 +12,7 @@ import pytest
 import models
 from tinyflow import nn
 from tinyflow.data import Loader, load_dataset
-from tinyflow.native.library import load
+from tinyflow.kernels.native.library import load
 from tinyflow.reading import Unreadable
 from tinyflow.tensorfile import TensorFile
 from tinyflow.train import EpochRow, Result, TrainConfig, load_checkpoint, loop, train

@@ -8,17 +8,18 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from tinyflow.kernels import (
+from benchmarks import conv_reference
+from tests.windows import window
+from tinyflow.kernels.geometry import Conv
+from tinyflow.kernels.layout import from_rows, swap, to_rows
+from tinyflow.kernels.plain import (
     conv,
     conv_depthwise,
-    conv_reference,
     conv_rows,
     conv_stack,
     pool,
     scratch,
 )
-from tinyflow.kernels.layout import from_rows, swap, to_rows
-from tinyflow.kernels.window import out_size
 
 ORDERS = {"NCHW": (0, 1, 2, 3), "NHWC": (0, 2, 3, 1), "HWNC": (2, 3, 0, 1)}
 pairs = st.tuples(st.integers(1, 3), st.integers(1, 3))
@@ -31,6 +32,10 @@ def stored(x, order):
     """An equal array whose memory runs in `order`."""
     axes = ORDERS[order]
     return np.ascontiguousarray(x.transpose(axes)).transpose(np.argsort(axes))
+
+
+def out_size(size, kernel, stride, dilation, before, after):
+    return (size + before + after - dilation * (kernel - 1) - 1) // stride + 1
 
 
 def fits(x_shape, w_shape, how):
@@ -60,21 +65,21 @@ def convolutions(draw):
         )
     )
     padding = draw(st.tuples(*[st.integers(0, 5)] * 4))
-    how = (draw(pairs), padding, draw(pairs), groups)
+    how = Conv(draw(pairs), padding, draw(pairs), groups)
     x_shape, w_shape = (n, c, h, w), (k, c // groups, *kernel)
     assume(fits(x_shape, w_shape, how))
     rng = np.random.default_rng(draw(seeds))
     x = stored(rng.standard_normal(x_shape), draw(orders))
     weight = stored(rng.standard_normal(w_shape), draw(orders))
-    out = conv_reference.conv2d_forward(x, weight, *how).shape
+    out = conv_reference.conv2d_forward(x, weight, how).shape
     return x, weight, stored(rng.standard_normal(out), draw(orders)), how
 
 
 def all_three(module, x, w, g, how):
     return (
-        module.conv2d_forward(x, w, *how),
-        module.conv2d_input_grad(g, w, x.shape, *how),
-        module.conv2d_weight_grad(g, x, w.shape, *how),
+        module.conv2d_forward(x, w, how),
+        module.conv2d_input_grad(g, w, x.shape, how),
+        module.conv2d_weight_grad(g, x, w.shape, how),
     )
 
 
@@ -116,7 +121,7 @@ def naive(x, w, stride, padding, dilation, groups):
 def test_the_reference_is_the_definition(case):
     x, w, g, how = case
     assume(g.size * w[0].size < 4000)
-    close(conv_reference.conv2d_forward(x, w, *how), naive(x, w, *how), 1e-12)
+    close(conv_reference.conv2d_forward(x, w, how), naive(x, w, *how), 1e-12)
 
 
 @settings(max_examples=200, deadline=None)
@@ -180,8 +185,8 @@ def test_float32_is_near_float64_at_network_sizes(c, k, size, kernel, stride):
     rng = np.random.default_rng(0)
     x = rng.standard_normal((2, c, size, size))
     w = rng.standard_normal((k, c, kernel, kernel))
-    how = ((stride, stride), (kernel // 2,) * 4, (1, 1), 1)
-    g = rng.standard_normal(conv.conv2d_forward(x, w, *how).shape)
+    how = Conv((stride, stride), (kernel // 2,) * 4, (1, 1), 1)
+    g = rng.standard_normal(conv.conv2d_forward(x, w, how).shape)
     exact = all_three(conv_reference, x, w, g, how)
     single = all_three(conv, *(a.astype(np.float32) for a in (x, w, g)), how)
     for ours, theirs in zip(single, exact, strict=True):
@@ -195,7 +200,7 @@ def test_float32_is_near_float64_at_network_sizes(c, k, size, kernel, stride):
 def test_depthwise_in_blocks():
     rng = np.random.default_rng(0)
     x, w = rng.standard_normal((4, 96, 32, 32)), rng.standard_normal((96, 1, 3, 3))
-    how = ((1, 1), (1, 1, 1, 1), (1, 1), 96)
+    how = Conv((1, 1), (1, 1, 1, 1), (1, 1), 96)
     g = rng.standard_normal(x.shape)
     for ours, theirs in zip(
         all_three(conv, x, w, g, how),
@@ -210,7 +215,7 @@ def test_results_survive_later_calls_and_other_threads():
     rng = np.random.default_rng(0)
     w = rng.standard_normal((8, 8, 3, 3))
     maps = [rng.standard_normal((4, 8, 9, 9)) for _ in range(4)]
-    how = ((1, 1), (1, 1, 1, 1), (1, 1), 1)
+    how = Conv((1, 1), (1, 1, 1, 1), (1, 1), 1)
     expected = [all_three(conv_reference, x, w, x, how) for x in maps]
     kept = [[] for _ in maps]
 
@@ -247,7 +252,8 @@ def test_scratch_keeps_small_buffers_only():
 @given(convolutions())
 def test_parity_of_convolution_with_pytorch(case):
     torch = pytest.importorskip("torch")
-    x, w, g, (stride, padding, dilation, groups) = case
+    x, w, g, geometry = case
+    stride, padding, dilation, groups = geometry
     top, bottom, left, right = padding
     tx, tw, tg = (torch.from_numpy(a.copy(order="C")) for a in (x, w, g))
     tx.requires_grad_()
@@ -255,7 +261,7 @@ def test_parity_of_convolution_with_pytorch(case):
     padded = torch.nn.functional.pad(tx, (left, right, top, bottom))
     y = torch.nn.functional.conv2d(padded, tw, None, stride, 0, dilation, groups)
     y.backward(tg)
-    ours = all_three(conv, x, w, g, (stride, padding, dilation, groups))
+    ours = all_three(conv, x, w, g, geometry)
     for a, b in zip(ours, (y.detach(), tx.grad, tw.grad), strict=True):
         close(a, b.numpy(), 1e-12)
 
@@ -301,13 +307,13 @@ def test_parity_of_max_pool_with_pytorch(case, seed):
     torch = pytest.importorskip("torch")
     x, *how = case
     before = x.copy()
-    y, argmax = pool.max_pool2d_forward(x, *how)
+    y, argmax = pool.max_pool2d_forward(x, window(*how))
     tx = torch.from_numpy(x.copy(order="C")).requires_grad_()
     ty = torch.nn.functional.max_pool2d(tx, *how)
     assert np.array_equal(y, ty.detach().numpy(), equal_nan=True)
     g = np.random.default_rng(seed).standard_normal(y.shape)
     ty.backward(torch.from_numpy(g))
-    dx = pool.max_pool2d_input_grad(g, argmax, x.shape, *how)
+    dx = pool.max_pool2d_input_grad(g, argmax, x.shape, window(*how))
     close(dx, tx.grad.numpy(), 1e-12)
     assert is_hwnc(y) and is_hwnc(dx) and argmax.dtype == np.uint8
     assert np.array_equal(x, before, equal_nan=True)
@@ -321,13 +327,14 @@ def test_parity_of_avg_pool_with_pytorch(case, include_pad, divisor, seed):
     x, kernel, stride, padding, _, ceil_mode = case
     x = np.nan_to_num(x, neginf=-1)
     how = (kernel, stride, padding, ceil_mode, include_pad, divisor)
-    y = pool.avg_pool2d_forward(x, *how)
+    at = window(kernel, stride, padding, ceil_mode=ceil_mode)
+    y = pool.avg_pool2d_forward(x, at, include_pad, divisor)
     tx = torch.from_numpy(x.copy(order="C")).requires_grad_()
     ty = torch.nn.functional.avg_pool2d(tx, *how)
     close(y, ty.detach().numpy(), 1e-12)
     g = np.random.default_rng(seed).standard_normal(y.shape)
     ty.backward(torch.from_numpy(g))
-    dx = pool.avg_pool2d_input_grad(g, x.shape, *how)
+    dx = pool.avg_pool2d_input_grad(g, x.shape, at, include_pad, divisor)
     close(dx, tx.grad.numpy(), 1e-12)
     assert abs(np.vdot(g, y) - np.vdot(dx, x)) < 1e-10 * (1 + np.abs(x).sum())
 
@@ -335,39 +342,37 @@ def test_parity_of_avg_pool_with_pytorch(case, include_pad, divisor, seed):
 def test_max_pool_by_hand():
     """Overlapping windows: ties go to the first, gradients add up."""
     x = np.array([[[[1.0, 5, 2], [5, 0, 3], [4, 4, 4]]]])
-    how = ((2, 2), (1, 1), (0, 0), (1, 1), False)
-    y, argmax = pool.max_pool2d_forward(x, *how)
+    how = window((2, 2), (1, 1))
+    y, argmax = pool.max_pool2d_forward(x, how)
     assert y.tolist() == [[[[5, 5], [5, 4]]]]
     assert argmax.tolist() == [[[[1, 0], [0, 2]]]]
-    dx = pool.max_pool2d_input_grad(np.ones_like(y), argmax, x.shape, *how)
+    dx = pool.max_pool2d_input_grad(np.ones_like(y), argmax, x.shape, how)
     assert dx.tolist() == [[[[0, 2, 0], [1, 0, 0], [0, 1, 0]]]]
 
 
 def test_max_pool_of_more_taps_than_a_byte_counts():
     x = np.zeros((1, 1, 17, 17))
     x[0, 0, 16, 16] = 1
-    how = ((17, 17), (1, 1), (0, 0), (1, 1), False)
-    y, argmax = pool.max_pool2d_forward(x, *how)
+    how = window((17, 17), (1, 1))
+    y, argmax = pool.max_pool2d_forward(x, how)
     assert (y.item(), argmax.item()) == (1, 17 * 17 - 1)
-    dx = pool.max_pool2d_input_grad(y, argmax, x.shape, *how)
+    dx = pool.max_pool2d_input_grad(y, argmax, x.shape, how)
     assert np.array_equal(dx, x)
 
 
 def test_max_pool_gradient_of_infinity_stays_in_its_place():
     x = np.array([[[[1.0, 2], [3, 4]]]])
-    how = ((2, 2), (1, 1), (0, 0), (1, 1), False)
-    _, argmax = pool.max_pool2d_forward(x, *how)
-    dx = pool.max_pool2d_input_grad(
-        np.full((1, 1, 1, 1), np.inf), argmax, x.shape, *how
-    )
+    how = window((2, 2), (1, 1))
+    _, argmax = pool.max_pool2d_forward(x, how)
+    dx = pool.max_pool2d_input_grad(np.full((1, 1, 1, 1), np.inf), argmax, x.shape, how)
     assert dx.tolist() == [[[[0, 0], [0, np.inf]]]]
 
 
 def test_uneven_padding_of_a_pool():
     x = np.arange(9.0).reshape(1, 1, 3, 3)
-    even = (np.pad(x, ((0, 0), (0, 0), (1, 0), (0, 2))), (2, 2), (1, 1), (0, 0))
-    uneven = (x, (2, 2), (1, 1), (1, 0, 0, 2))
-    tail = (False, True, None)
+    even = (np.pad(x, ((0, 0), (0, 0), (1, 0), (0, 2))), window((2, 2), (1, 1)))
+    uneven = (x, window((2, 2), (1, 1), (1, 0, 0, 2)))
+    tail = (True, None)
     assert np.array_equal(
         pool.avg_pool2d_forward(*even, *tail), pool.avg_pool2d_forward(*uneven, *tail)
     )

@@ -12,12 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import models
+from benchmarks import conv_reference
 from tests.test_kernels import all_three, close, convolutions, is_hwnc, stored
+from tests.windows import window
 from tinyflow import Tape, Tensor, nn, ops
-from tinyflow.kernels import conv, conv_reference, cores
-from tinyflow.kernels.engine import PLAIN, Engine, forced
-from tinyflow.native import library
-from tinyflow.native.engine import NativeEngine
+from tinyflow.kernels import cores
+from tinyflow.kernels.engine import PLAIN, forced
+from tinyflow.kernels.geometry import Conv
+from tinyflow.kernels.native import library
+from tinyflow.kernels.native.engine import NativeEngine
+from tinyflow.kernels.plain import conv
+from tinyflow.kernels.table import Engine
 from tinyflow.optim import SGD, Adam, AdamW
 
 ROOT = Path(__file__).parents[1]
@@ -26,7 +31,7 @@ COMPILER = any(
 )
 pytestmark = pytest.mark.skipif(not COMPILER, reason="no C compiler")
 RNG = np.random.default_rng(0)
-ONCE = ((1, 1), (1, 1, 1, 1), (1, 1), 1)  # stride, padding, dilation, groups of 3x3
+ONCE = Conv(padding=(1, 1, 1, 1))  # of 3x3
 
 
 @pytest.fixture(scope="module")
@@ -90,9 +95,9 @@ def test_convolution_of_any_shape(native, case):
     ],
 )
 def test_convolution_at_network_sizes(native, n, c, k, size, kernel, stride):
-    how = ((stride, stride), (kernel // 2,) * 4, (1, 1), 1)
+    how = Conv((stride, stride), (kernel // 2,) * 4, (1, 1), 1)
     x, w = image(n, c, size, size), image(k, c, kernel, kernel)
-    g = image(*conv.conv2d_forward(x, w, *how).shape)
+    g = image(*conv.conv2d_forward(x, w, how).shape)
     bias = RNG.standard_normal(k).astype(np.float32)
     x64, w64, g64 = (a.astype(np.float64) for a in (x, w, g))
     exact = all_three(conv_reference, x64, w64, g64, how)
@@ -106,14 +111,14 @@ def test_single_samples_of_any_shape(native, case):
     """Their padding is written out before they are read."""
     x, w, _, how = case
     x, w = (a.astype(np.float32, order="K") for a in (x[:1], w))
-    exact = conv_reference.conv2d_forward(x.astype(np.float64), w, *how)
+    exact = conv_reference.conv2d_forward(x.astype(np.float64), w, how)
     near(native.conv2d(x, w, how), exact, 1e-5)
 
 
 @pytest.mark.parametrize(("c", "k", "size"), [(16, 16, 32), (64, 64, 8), (3, 16, 32)])
 def test_single_samples_at_network_sizes(native, c, k, size):
     x, w, how = image(1, c, size, size), image(k, c, 3, 3), ONCE
-    exact = conv_reference.conv2d_forward(x.astype(np.float64), w, *how)
+    exact = conv_reference.conv2d_forward(x.astype(np.float64), w, how)
     near(native.conv2d(x, w, how), exact, 1e-5)
 
 
@@ -193,7 +198,7 @@ def test_not_a_number_survives(native):
     x = image(4, 5, 3, 3)
     x[2, 3, 1, 1] = np.nan
     one, zero = np.ones(5, np.float32), np.zeros(5, np.float32)
-    pooled = native.max_pool2d(x, ((3, 3), (1, 1), (1, 1), (1, 1), False))[0]
+    pooled = native.max_pool2d(x, window((3, 3), (1, 1), (1, 1)))[0]
     for y in (native.relu(x), native.normalize(x, one, zero, relu=True), pooled):
         assert np.isnan(y[2, 3, 1, 1])
     assert np.isnan(native.moments(x)[0]).tolist() == [False] * 3 + [True, False]
@@ -238,7 +243,7 @@ def test_max_pooling_picks_the_same_pixels(native, size, kernel, stride, padding
     if any(p > k // 2 for p, k in zip(padding, kernel, strict=True)):
         return
     x = np.round(image(*size, 7, 6))  # many ties
-    how = (kernel, stride, padding, (1, 1), False)
+    how = window(kernel, stride, padding)
     y, taps = native.max_pool2d(x, how)
     expected, where = PLAIN.max_pool2d(x, how)
     assert np.array_equal(y, expected) and np.array_equal(taps, where)
@@ -324,17 +329,15 @@ def distance(gradients, expected):
 def test_a_wrong_kernel_is_caught(native, monkeypatch):
     """The comparison itself can fail."""
     x, w = image(4, 16, 6, 6), image(16, 16, 3, 3)
-    exact = conv_reference.conv2d_forward(
-        *(a.astype(np.float64) for a in (x, w)), *ONCE
-    )
+    exact = conv_reference.conv2d_forward(*(a.astype(np.float64) for a in (x, w)), ONCE)
     near(native.conv2d(x, w, ONCE), exact, 1e-5)
-    monkeypatch.setattr("tinyflow.native.engine.axes", lambda *a: _shifted(*a))
+    monkeypatch.setattr("tinyflow.kernels.native.engine.axes", lambda *a: _shifted(*a))
     with pytest.raises(AssertionError):
         near(native.conv2d(x, w, ONCE), exact, 1e-5)
 
 
 def _shifted(x_shape, w_shape, how):
-    from tinyflow.native.windows import Axis
+    from tinyflow.kernels.native.windows import Axis
 
     axis = Axis(x_shape[2], x_shape[2], w_shape[2], 1, 1, 0, 0)  # padding forgotten
     return axis, axis
@@ -399,7 +402,7 @@ def test_threads_and_forks_change_no_bit(tmp_path):
 
 def test_what_cannot_be_is_said(tmp_path):
     place = {"XDG_CACHE_HOME": str(tmp_path), "TINYFLOW_ENGINE": "auto"}
-    script = "from tinyflow.native.library import load; print(load())"
+    script = "from tinyflow.kernels.native.library import load; print(load())"
     assert "python -m tinyflow.native builds them" in run(script, **place).stdout
     demanded = run(script, **{**place, "TINYFLOW_ENGINE": "native"}).stderr
     assert "the C kernels are not built" in demanded.splitlines()[-1]

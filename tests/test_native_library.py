@@ -14,8 +14,8 @@ import pytest
 
 from tinyflow.backend import SettingError
 from tinyflow.kernels import engine as engines
-from tinyflow.native import cache, library
-from tinyflow.native.cache import NativeError
+from tinyflow.kernels.native import cache, library
+from tinyflow.kernels.native.cache import NativeError
 
 ROOT = Path(__file__).parents[1]
 POSIX = pytest.mark.skipif(not hasattr(os, "geteuid"), reason="needs POSIX users")
@@ -129,7 +129,7 @@ CLOSED = """
 import os, sys
 import numpy as np
 from tinyflow.kernels.engine import engine
-from tinyflow.native import library
+from tinyflow.kernels.native import library
 closed = sys.argv[1]
 os.environ["HOME"], os.environ["XDG_CACHE_HOME"] = closed, ""
 os.setgid(65534)

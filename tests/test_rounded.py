@@ -11,6 +11,7 @@ import models
 from benchmarks.rounded import Rounded, rounded
 from tinyflow import Tape, Tensor, ops
 from tinyflow.kernels.engine import PLAIN, forced
+from tinyflow.kernels.geometry import Conv
 
 
 @given(
@@ -42,7 +43,7 @@ def coarse(x: np.ndarray, bits: int) -> np.ndarray:
     return (np.round(x / unit) * unit).astype("f4")
 
 
-ONE = ((1, 1), (1, 1, 1, 1), (1, 1), 1)
+ONE = Conv((1, 1), (1, 1, 1, 1), (1, 1), 1)
 PRODUCTS = {  # operands, and what follows them
     "conv2d": ((2, 3, 6, 6), (4, 3, 3, 3), (ONE,)),
     "conv2d_input_grad": ((2, 4, 6, 6), (4, 3, 3, 3), ((2, 3, 6, 6), ONE)),

@@ -8,12 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from tinyflow.kernels import (
-    blas,
-    helpers,
-    threads,
-)
 from tinyflow.kernels.engine import PLAIN
+from tinyflow.kernels.geometry import Conv
+from tinyflow.kernels.plain import blas, helpers, threads
 
 pytestmark = [
     pytest.mark.skipif(
@@ -181,7 +178,7 @@ def step():
     rng = np.random.default_rng(0)
     x = rng.standard_normal((8, 3, 16, 16)).astype(np.float32)
     w = rng.standard_normal((8, 3, 3, 3)).astype(np.float32)
-    how = ((1, 1), (1, 1, 1, 1), (1, 1), 1)
+    how = Conv((1, 1), (1, 1, 1, 1), (1, 1), 1)
     y = PLAIN.conv2d(x, w, how)
     grads = PLAIN.conv2d_grads(y, x, w, how, (True, True))
     mean, var = PLAIN.moments(y)

@@ -10,8 +10,9 @@ import time
 import pytest
 
 from tests.test_threads import X, crew, idle_seconds, step
-from tinyflow.kernels import cores, helpers, threads
-from tinyflow.native import library
+from tinyflow.kernels import cores
+from tinyflow.kernels.native import library
+from tinyflow.kernels.plain import helpers, threads
 
 pytestmark = [
     pytest.mark.skipif(
@@ -110,7 +111,7 @@ def test_after_an_interrupt_at_any_instant_all_is_as_before(
 INTERRUPTED = """
 import ctypes, random, signal, sys, threading, time
 import numpy as np
-from tinyflow.kernels import blas, helpers, threads
+from tinyflow.kernels.plain import blas, helpers, threads
 from tinyflow.kernels.engine import engine
 
 how, rng, chance = sys.argv[1], np.random.default_rng(0), random.Random(0)
@@ -176,8 +177,8 @@ def test_what_a_signal_calls_may_compute_as_well():
 REENTERED = """
 import signal
 import numpy as np
-from tinyflow.kernels import threads
-from tinyflow.kernels.product import product
+from tinyflow.kernels.plain import threads
+from tinyflow.kernels.plain.product import product
 
 threads.PRODUCTS = 1
 a, found = np.ones((60, 60)), []
@@ -200,8 +201,8 @@ def test_forked_children_have_helpers_of_their_own():
 FORK = """
 import os, sys, threading
 import numpy as np
-from tinyflow.kernels import blas, threads
-from tinyflow.kernels.product import product
+from tinyflow.kernels.plain import blas, threads
+from tinyflow.kernels.plain.product import product
 
 threads.PRODUCTS = 1
 a = np.ones((60, 60))
@@ -238,8 +239,8 @@ def test_the_process_can_end_while_helpers_wait():
 END = """
 import os
 import numpy as np
-from tinyflow.kernels import threads
-from tinyflow.kernels.product import product
+from tinyflow.kernels.plain import threads
+from tinyflow.kernels.plain.product import product
 
 threads.PRODUCTS = 1
 a = np.ones((60, 60))

@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
+from benchmarks import conv_reference
 from tests.test_kernels import all_three, close, convolutions
-from tinyflow.kernels import conv, conv_reference, helpers, norm, threads, update
 from tinyflow.kernels.engine import PLAIN
+from tinyflow.kernels.geometry import Conv
 from tinyflow.kernels.layout import swap
+from tinyflow.kernels.plain import conv, helpers, norm, threads, update
 
 pytestmark = [
     pytest.mark.skipif(
@@ -38,7 +40,7 @@ def test_shared_convolutions_in_float32(c, k, size, kernel):
     x = rng.standard_normal((4, c, size, size))
     w = rng.standard_normal((k, c, kernel, kernel))
     g = rng.standard_normal((4, k, size, size))
-    how = ((1, 1), (kernel // 2,) * 4, (1, 1), 1)
+    how = Conv((1, 1), (kernel // 2,) * 4, (1, 1), 1)
     exact = all_three(conv_reference, x, w, g, how)
     single = all_three(conv, *(a.astype(np.float32) for a in (x, w, g)), how)
     for ours, theirs in zip(single, exact, strict=True):
@@ -48,7 +50,7 @@ def test_shared_convolutions_in_float32(c, k, size, kernel):
 @pytest.mark.parametrize("kernel", [1, 3])
 def test_convolutions_without_output_channels(kernel):
     x, w = np.ones((2, 3, 4, 4)), np.ones((0, 3, kernel, kernel))
-    how = ((1, 1), (kernel // 2,) * 4, (1, 1), 1)
+    how = Conv((1, 1), (kernel // 2,) * 4, (1, 1), 1)
     y, dx, dw = all_three(conv, x, w, np.ones((2, 0, 4, 4)), how)
     assert y.shape == (2, 0, 4, 4) and dw.shape == w.shape
     assert np.array_equal(dx, np.zeros_like(x))
@@ -86,12 +88,13 @@ def test_shared_gates_are_the_same():
     x, g = (swap(rng.standard_normal((5, 4, 3, 7))) for _ in "xg")
     s = swap(rng.standard_normal((1, 1, 3, 7)))
     assert np.array_equal(PLAIN.gate(x, s), x * s)
-    dx, ds = PLAIN.gate_grad(g, x, s, (True, True))
+    dx, ds, sent = PLAIN.gate_grad(g, x, s, None, (True, True))
+    assert sent is g
     assert np.array_equal(dx, g * s)
     exact = (g * x).sum((2, 3), keepdims=True)
     np.testing.assert_allclose(ds, exact, rtol=1e-12, atol=1e-12)
     other = np.ascontiguousarray(x)  # another memory order: the tape adds it up
-    assert np.array_equal(PLAIN.gate_grad(g, other, s, (True, True))[1], g * x)
+    assert np.array_equal(PLAIN.gate_grad(g, other, s, None, (True, True))[1], g * x)
 
 
 def test_shared_products_and_elementwise_work_are_the_same():

@@ -13,7 +13,7 @@ import numpy as np
 
 from tinyflow.backend import Array
 from tinyflow.kernels import lengths
-from tinyflow.kernels.sums import squares
+from tinyflow.kernels.plain.sums import squares
 
 Pullback: TypeAlias = Callable[[Array, tuple[bool, ...]], Sequence[Array | None]]
 """``pullback(g, need)``: the cotangent of the output to one message per input slot.

@@ -13,8 +13,9 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from tinyflow.backend import Array, array_module, asarray, device_of, numbers
-from tinyflow.kernels.engine import Engine, Entry, Options, engine
+from tinyflow.kernels.engine import engine
 from tinyflow.kernels.lengths import scaled, together, trusted
+from tinyflow.kernels.table import Engine, Entry, Options
 from tinyflow.ops.arguments import number, shown
 from tinyflow.signals import deferred
 from tinyflow.state import fitting, needs_mapping, whole_number

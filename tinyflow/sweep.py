@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from tinyflow.backend import Array, numbers
-from tinyflow.kernels import sums
 from tinyflow.kernels.engine import engine
+from tinyflow.kernels.plain import sums
 from tinyflow.tensor import Edge, Node, TapeError, frozen, length
 
 if TYPE_CHECKING:

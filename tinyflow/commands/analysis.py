@@ -21,7 +21,7 @@ from tinyflow.flow.progress import Progress
 from tinyflow.flow.settings import Settings, as_flow_error
 from tinyflow.flow.source import Source, find_source
 from tinyflow.flow.subject import Subject, look
-from tinyflow.native.library import settings as environment
+from tinyflow.kernels.native.library import settings as environment
 
 PROGRAM = "analyze.py"
 DRAWING = 1.0  # a figure, in probes

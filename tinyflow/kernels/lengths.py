@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from tinyflow.backend import Array, array_module
-from tinyflow.kernels.sums import squares
+from tinyflow.kernels.plain.sums import squares
 
 LEAST = {np.dtype("float32"): 2.0**-102, np.dtype("float64"): 2.0**-968}
 """A mean square above which nothing was lost to underflow, by precision.

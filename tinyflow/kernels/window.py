@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
+from tinyflow.kernels.geometry import Pair, Window
+
 Place = tuple[slice, slice]
 """Rows and columns of an (H, W, N, C) buffer."""
 
@@ -34,13 +36,6 @@ class Tap:
     def target(self) -> slice:
         """The outputs that this tap meets."""
         return slice(self.lo, self.hi)
-
-
-def out_size(
-    size: int, kernel: int, stride: int, dilation: int, before: int, after: int
-) -> int:
-    """⌊(size + before + after - dilation (kernel - 1) - 1) / stride⌋ + 1."""
-    return (size + before + after - dilation * (kernel - 1) - 1) // stride + 1
 
 
 def taps(
@@ -149,21 +144,10 @@ class Windows:
 
 
 @lru_cache(maxsize=1024)
-def windows(
-    size: tuple[int, int],
-    kernel: tuple[int, int],
-    stride: tuple[int, int],
-    padding: tuple[int, int, int, int],
-    dilation: tuple[int, int],
-    out: tuple[int, int] | None = None,
-) -> Windows:
-    """The windows over a map of `size`; `out` if it is not what the padding implies."""
-    if out is None:
-        height, width = (
-            out_size(size[a], kernel[a], stride[a], dilation[a], *padding[2 * a :][:2])
-            for a in (0, 1)
-        )
-        out = height, width
+def windows(size: Pair, window: Window) -> Windows:
+    """The windows over a map of `size`; the last may hang over the far edge."""
+    out = window.out(size)
+    kernel, stride, padding, dilation, _ = window
     rows, cols = (
         taps(size[a], out[a], kernel[a], stride[a], dilation[a], padding[2 * a])
         for a in (0, 1)

@@ -7,7 +7,9 @@ from functools import lru_cache
 from typing import Any
 
 from tinyflow.backend import Array
-from tinyflow.kernels.engine import How, engine
+from tinyflow.kernels.engine import engine
+from tinyflow.kernels.geometry import Border, Conv
+from tinyflow.kernels.geometry import Pair as Steps
 from tinyflow.ops.arguments import (
     MOST_ENTRIES,
     Pair,
@@ -63,18 +65,18 @@ def conv2d(
     b = optional("conv2d", bias, "bias")
     ints = type(stride) is type(padding) is type(dilation) is type(groups) is int
     plan = _plan if ints else _plan.__wrapped__
-    how = plan(x.shape, w.shape, stride, padding, dilation, groups)
+    moves = plan(x.shape, w.shape, stride, padding, dilation, groups)
     if b is not None and b.shape != w.shape[:1]:
         raise ValueError(f"conv2d: bias {b.shape} needs {w.shape[0]} entries")
     fits_parameters("conv2d", ("input", "weight", "bias"), x, w, b)
     run = engine(x)
     w = run.weight(w, x)
-    y = run.conv2d(x, w, how, b)
+    y = run.conv2d(x, w, moves, b)
 
     def pullback(g: Array, need: tuple[bool, ...]) -> list[Array | None]:
-        answer = engine(g).conv2d_grads(g, x, w, how, need)
+        answer = run.conv2d_grads(g, x, w, moves, need)
         if b is not None:
-            answer.append(engine(g).channel_sum(g) if need[2] else None)
+            answer.append(run.channel_sum(g) if need[2] else None)
         return answer
 
     inputs = (input, weight) if bias is None else (input, weight, bias)
@@ -89,7 +91,7 @@ def _plan(
     padding: Padding,
     dilation: Pair,
     groups: int,
-) -> How:
+) -> Conv:
     """The arguments as an engine takes them, for arrays of these shapes."""
     if len(x) != 4 or len(w) != 4 or 0 in (w[0], *w[2:]):
         raise ValueError(
@@ -112,12 +114,12 @@ def _plan(
     rows, columns = x[2] + border[0] + border[1], x[3] + border[2] + border[3]
     if x[0] * max(x[1], w[0]) * rows * columns > MOST_ENTRIES:
         raise ValueError(f"conv2d: padding {border} would make {rows}x{columns} pixels")
-    return steps, border, holes, groups
+    return Conv(steps, border, holes, groups)
 
 
 def geometry(
     op: str, kernel: Sequence[int], stride: Any, padding: Any, dilation: Any
-) -> tuple[tuple[int, int], tuple[int, int, int, int], tuple[int, int]]:
+) -> tuple[Steps, Border, Steps]:
     """Stride, (top, bottom, left, right) padding in pixels, and dilation."""
     steps, holes = pair(op, stride, "stride", 1), pair(op, dilation, "dilation", 1)
     if type(padding) is int:  # nearly always

@@ -12,7 +12,7 @@ from typing import Any
 
 from tinyflow.backend import Array, array_module
 from tinyflow.kernels.engine import engine
-from tinyflow.kernels.mask import kept
+from tinyflow.kernels.plain.mask import kept
 from tinyflow.ops.arguments import (
     fits_dtype,
     floats,
@@ -173,10 +173,9 @@ def relu6(input: Tensor) -> Tensor:
 def sigmoid(input: Tensor) -> Tensor:
     """Y = σ(x) = 1 / (1 + e⁻ˣ);  ∂L/∂x = g y (1 - y)."""
     x = floats("sigmoid", input)
-    y = engine(x).sigmoid(x)
-    return record(
-        "sigmoid", y, (input,), lambda g, need: (engine(g).sigmoid_grad(g, x),)
-    )
+    run = engine(x)
+    y = run.sigmoid(x)
+    return record("sigmoid", y, (input,), lambda g, need: (run.sigmoid_grad(g, x),))
 
 
 def tanh(input: Tensor) -> Tensor:

@@ -9,22 +9,10 @@ import numpy as np
 
 from tinyflow.backend import Array, array_module
 from tinyflow.kernels.engine import engine
-from tinyflow.kernels.sums import total
+from tinyflow.kernels.plain import loss
 from tinyflow.ops.arguments import axis_of, choice, floats, number, shown
 from tinyflow.tape import record
 from tinyflow.tensor import Tensor, plain_array, value
-
-
-def _along(x: Array, axis: int) -> Array:
-    """The sum along one axis, which is kept."""
-    return total(x, (axis % x.ndim,), keepdims=True)
-
-
-def _log_softmax(x: Array, axis: int) -> Array:
-    shifted = x - x.max(axis=axis, keepdims=True)
-    xp = array_module(x)
-    result: Array = shifted - xp.log(_along(xp.exp(shifted), axis))
-    return result
 
 
 def _filled_axis(op: str, dim: Any, x: Array) -> int:
@@ -39,10 +27,10 @@ def softmax(input: Tensor, dim: int) -> Tensor:
     x = floats("softmax", input)
     dim = _filled_axis("softmax", dim, x)
     e = array_module(x).exp(x - x.max(axis=dim, keepdims=True))
-    y = e / _along(e, dim)  # small ones keep their digits, as they would not from ln y
+    y = e / loss.along(e, dim)  # small ones keep the digits that ln y would lose
 
     def pullback(g: Array, need: tuple[bool, ...]) -> tuple[Array]:
-        return (y * (g - _along(g * y, dim)),)
+        return (y * (g - loss.along(g * y, dim)),)
 
     return record("softmax", y, (input,), pullback)
 
@@ -51,10 +39,10 @@ def log_softmax(input: Tensor, dim: int) -> Tensor:
     """yᵢ = xᵢ - ln Σⱼ eˣʲ along `dim`;  ∂L/∂x = g - eʸ Σ g."""
     x = floats("log_softmax", input)
     dim = _filled_axis("log_softmax", dim, x)
-    y = _log_softmax(x, dim)
+    y = loss.log_softmax(x, dim)
 
     def pullback(g: Array, need: tuple[bool, ...]) -> tuple[Array]:
-        return (g - array_module(y).exp(y) * _along(g, dim),)
+        return (g - array_module(y).exp(y) * loss.along(g, dim),)
 
     return record("log_softmax", y, (input,), pullback)
 
@@ -114,24 +102,5 @@ def cross_entropy(
             f"cross_entropy: labels must lie in [0, {k}), target holds {t.min()} to "
             f"{t.max()}"
         )
-    t = xp.asarray(t)
-    taken = engine(x).cross_entropy(x, t, reduction, label_smoothing)
-    if taken is not None:
-        loss, back = taken
-        return record("cross_entropy", loss, (input,), lambda g, need: (back(g),))
-    logp = _log_softmax(x, 1)
-    rows = xp.arange(n)
-    losses = -logp[rows, t] * (1 - label_smoothing)
-    if label_smoothing:
-        losses = losses - logp.mean(axis=1) * label_smoothing
-    weight = 1 / n if reduction == "mean" else 1.0
-
-    def pullback(g: Array, need: tuple[bool, ...]) -> tuple[Array]:
-        d = xp.exp(logp)
-        if label_smoothing:
-            d -= label_smoothing / k
-        d[rows, t] -= 1 - label_smoothing
-        return (d * (g.reshape(-1, 1) * weight),)
-
-    y = losses if reduction == "none" else losses.sum() * weight
-    return record("cross_entropy", xp.asarray(y, x.dtype), (input,), pullback)
+    y, back = engine(x).cross_entropy(x, xp.asarray(t), reduction, label_smoothing)
+    return record("cross_entropy", y, (input,), lambda g, need: (back(g),))

@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from tinyflow.backend import Array, array_module
+from tinyflow.backend import Array
 from tinyflow.kernels.engine import engine
-from tinyflow.kernels.mask import kept
 from tinyflow.ops.arguments import (
     fits_parameters,
     flag,
@@ -168,14 +167,5 @@ def dropout(
         generator_of("dropout", generator, "generator")
     if not training:
         return input
-    if taken := engine(x).dropout(x, p, generator):
-        y, back = taken
-        return record("dropout", y, (input,), lambda g, need: (back(g),))
-    drawn = generator.random(x.shape, dtype="float32")
-    keep = array_module(x).asarray(drawn) >= p
-    factor = 0.0 if p == 1 else 1 / (1 - p)
-
-    def masked(z: Array) -> Array:
-        return kept(z * factor, keep)
-
-    return record("dropout", masked(x), (input,), lambda g, need: (masked(g),))
+    y, back = engine(x).dropout(x, p, generator)
+    return record("dropout", y, (input,), lambda g, need: (back(g),))

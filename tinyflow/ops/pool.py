@@ -6,6 +6,7 @@ from typing import Any
 
 from tinyflow.backend import Array
 from tinyflow.kernels.engine import engine
+from tinyflow.kernels.geometry import Window
 from tinyflow.ops.arguments import LARGEST, Pair, flag, floats, pair, whole
 from tinyflow.ops.reduce import mean
 from tinyflow.tape import record
@@ -31,8 +32,9 @@ def _windows(
     stride: Any,
     padding: Any,
     dilation: Any = 1,
-) -> tuple[tuple[int, int], ...]:
-    """Checked (kernel, stride, padding, dilation) pairs."""
+    ceil_mode: Any = False,
+) -> Window:
+    """The windows, checked."""
     if x.ndim != 4:
         raise ValueError(f"{op}: input must be (N, C, H, W), not {x.shape}")
     kernel, steps, border = windows(op, kernel_size, stride, padding)
@@ -43,7 +45,8 @@ def _windows(
                 f"{op}: a {kernel} window (dilation {holes}) does not fit into "
                 f"{x.shape[2]}x{x.shape[3]} pixels padded by {border}"
             )
-    return kernel, steps, border, holes
+    sides = (border[0], border[0], border[1], border[1])
+    return Window(kernel, steps, sides, holes, flag(op, ceil_mode, "ceil_mode"))
 
 
 def max_pool2d(
@@ -65,26 +68,23 @@ def max_pool2d(
     Raises:
         ValueError: the window does not fit, or some window lies wholly in the border.
     """
-    x, ceil_mode = (
-        floats("max_pool2d", input),
-        flag("max_pool2d", ceil_mode, "ceil_mode"),
+    x = floats("max_pool2d", input)
+    window = _windows(
+        "max_pool2d", x, kernel_size, stride, padding, dilation, ceil_mode
     )
-    kernel, steps, border, holes = _windows(
-        "max_pool2d", x, kernel_size, stride, padding, dilation
-    )
-    for size, k, p, d in zip(x.shape[2:], kernel, border, holes, strict=True):
+    kernel, _, border, holes, _ = window
+    for size, k, p, d in zip(x.shape[2:], kernel, border[::2], holes, strict=True):
         # Only a dilated window can step over a map narrower than its holes.
         if d > 1 and not any(0 <= u * d - p < size for u in range(k)):
             raise ValueError(
                 f"max_pool2d: with dilation {holes} a {kernel} window lies wholly in "
                 f"the border of {x.shape[2]}x{x.shape[3]} pixels"
             )
-    how = (kernel, steps, border, holes, ceil_mode)
-    y, argmax = engine(x).max_pool2d(x, how)
-    shape = x.shape
+    run, shape = engine(x), x.shape
+    y, argmax = run.max_pool2d(x, window)
 
     def pullback(g: Array, need: tuple[bool, ...]) -> tuple[Array]:
-        return (engine(g).max_pool2d_input_grad(g, argmax, shape, how),)
+        return (run.max_pool2d_input_grad(g, argmax, shape, window),)
 
     return record("max_pool2d", y, (input,), pullback)
 
@@ -103,24 +103,22 @@ def avg_pool2d(
     D is the window's size with the border counted (`count_include_pad`) or not, or
     `divisor_override`.
     """
-    x, ceil_mode = (
-        floats("avg_pool2d", input),
-        flag("avg_pool2d", ceil_mode, "ceil_mode"),
-    )
+    x = floats("avg_pool2d", input)
     count_include_pad = flag("avg_pool2d", count_include_pad, "count_include_pad")
-    kernel, steps, border, _ = _windows("avg_pool2d", x, kernel_size, stride, padding)
+    window = _windows(
+        "avg_pool2d", x, kernel_size, stride, padding, ceil_mode=ceil_mode
+    )
     if divisor_override is not None:
         divisor = whole("avg_pool2d", divisor_override, "divisor_override", -LARGEST)
         if divisor == 0:
             raise ValueError("avg_pool2d: divisor_override must not be zero")
         divisor_override = divisor
-    how = (kernel, steps, border, ceil_mode, count_include_pad, divisor_override)
-    shape = x.shape
+    run, shape, how = engine(x), x.shape, (count_include_pad, divisor_override)
 
     def pullback(g: Array, need: tuple[bool, ...]) -> tuple[Array]:
-        return (engine(g).avg_pool2d_input_grad(g, shape, how),)
+        return (run.avg_pool2d_input_grad(g, shape, window, *how),)
 
-    y = engine(x).avg_pool2d(x, how)
+    y = run.avg_pool2d(x, window, *how)
     return record("avg_pool2d", y, (input,), pullback)
 
 

@@ -157,10 +157,12 @@ def getitem(input: Tensor, index: Any) -> Tensor:
     except (IndexError, TypeError, ValueError) as error:  # axis and size are named
         raise type(error)(f"getitem: index {shown(index)}: {error}") from None
 
+    run = engine(x)
+
     def pullback(g: Array, need: tuple[bool, ...]) -> tuple[Array]:
         out = array_module(g).zeros_like(x)
         if g.ndim == x.ndim == 4:
-            engine(g).copy(g, out[index])
+            run.copy(g, out[index])
         else:
             out[index] = g
         return (out,)

@@ -7,7 +7,7 @@ from itertools import accumulate, pairwise
 
 from tinyflow.backend import Array, array_module
 from tinyflow.kernels.engine import engine
-from tinyflow.kernels.hooks import Moments
+from tinyflow.kernels.table import Moments
 from tinyflow.tape import fusing, record
 from tinyflow.tensor import Tensor
 

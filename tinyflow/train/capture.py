@@ -28,7 +28,8 @@ from tinyflow.kernels.cuda.engine import CudaEngine
 from tinyflow.kernels.cuda.settings import settings
 from tinyflow.kernels.cuda.update import Recording
 from tinyflow.kernels.cuda.weights import Copies
-from tinyflow.kernels.engine import Shape, engine
+from tinyflow.kernels.engine import engine
+from tinyflow.kernels.geometry import Shape
 from tinyflow.ops import cross_entropy
 from tinyflow.optim import Optimizer
 from tinyflow.train.step import StepResult, train_step

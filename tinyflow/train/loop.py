@@ -18,7 +18,7 @@ import models
 from tinyflow import Tape, __version__
 from tinyflow.atomic import replacing
 from tinyflow.backend import Array, array_module, asarray, explain
-from tinyflow.kernels.scratch import keep_freed_memory
+from tinyflow.kernels.plain.scratch import keep_freed_memory
 from tinyflow.reading import reason
 from tinyflow.signals import deferred
 from tinyflow.train.checkpoint import BEST, LAST, Metadata, save_checkpoint

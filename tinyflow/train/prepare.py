@@ -12,7 +12,7 @@ import models
 from tinyflow import Tensor, nn
 from tinyflow.backend import choose_device
 from tinyflow.data import Loader, load_dataset
-from tinyflow.native.library import load
+from tinyflow.kernels.native.library import load
 from tinyflow.optim import SGD, Adam, AdamW, Optimizer
 from tinyflow.train import precision
 from tinyflow.train.config import DTYPE, MILESTONES, ConfigError, TrainConfig

@@ -25,12 +25,7 @@ from tinyflow.kernels.cuda.cudnn import (
 )
 from tinyflow.kernels.cuda.layout import contiguous, from_nhwc, to_nhwc, to_pixels
 from tinyflow.kernels.cuda.settings import Settings, settings
-from tinyflow.kernels.window import out_size
-
-How = tuple[tuple[int, int], tuple[int, int, int, int], tuple[int, int], int]
-"""Stride, padding, dilation and groups."""
-
-Shape = tuple[int, ...]
+from tinyflow.kernels.geometry import Conv, Shape
 
 
 class ConvEngine(Protocol):
@@ -70,18 +65,22 @@ class Convolutions:
         for engine in self.engines.values():
             engine.prepare()
 
-    def forward(self, x: Array, w: Array, how: How) -> Array:
+    def forward(self, x: Array, w: Array, geometry: Conv) -> Array:
         """The output y (N, K, H', W') of x (N, C, H, W) and w (K, C/groups, kh, kw)."""
-        problem = describe(FORWARD, x.shape, w.shape, how, x.dtype)
+        problem = describe(FORWARD, x.shape, w.shape, geometry, x.dtype)
         return self._run(problem, x, w)
 
-    def input_grad(self, g: Array, w: Array, x_shape: Shape, how: How) -> Array:
+    def input_grad(self, g: Array, w: Array, x_shape: Shape, geometry: Conv) -> Array:
         """∂L/∂x in the shape of x."""
-        return self._run(describe(INPUT_GRAD, x_shape, w.shape, how, g.dtype), g, w)
+        return self._run(
+            describe(INPUT_GRAD, x_shape, w.shape, geometry, g.dtype), g, w
+        )
 
-    def weight_grad(self, g: Array, x: Array, w_shape: Shape, how: How) -> Array:
+    def weight_grad(self, g: Array, x: Array, w_shape: Shape, geometry: Conv) -> Array:
         """∂L/∂w in the shape of w."""
-        return self._run(describe(WEIGHT_GRAD, x.shape, w_shape, how, g.dtype), x, g)
+        return self._run(
+            describe(WEIGHT_GRAD, x.shape, w_shape, geometry, g.dtype), x, g
+        )
 
     def _run(self, problem: Problem, first: Array, second: Array) -> Array:
         now = settings()
@@ -114,27 +113,15 @@ class Convolutions:
 
 
 def describe(
-    kind: str, x_shape: Shape, w_shape: Shape, how: How, dtype: Any
+    kind: str, x_shape: Shape, w_shape: Shape, geometry: Conv, dtype: Any
 ) -> Problem:
     """The problem with those shapes; the output's follows from them."""
-    stride, padding, dilation, groups = how
-    n, _, h, w = (int(s) for s in x_shape)
-    k, _, kh, kw = (int(s) for s in w_shape)
-    top, bottom, left, right = padding
-    size = (
-        out_size(h, kh, stride[0], dilation[0], top, bottom),
-        out_size(w, kw, stride[1], dilation[1], left, right),
-    )
+    shapes = tuple(map(int, x_shape)), tuple(map(int, w_shape))
+    (n, _, *size), (k, _, kh, kw) = shapes
+    y_shape = n, k, *geometry.window((kh, kw)).out(tuple(size))
+    stride, padding, dilation, groups = geometry
     return Problem(
-        kind,
-        tuple(int(s) for s in x_shape),
-        tuple(int(s) for s in w_shape),
-        (n, k, *size),
-        stride,
-        padding,
-        dilation,
-        groups,
-        dtype.name,
+        kind, *shapes, y_shape, stride, padding, dilation, groups, dtype.name
     )
 
 

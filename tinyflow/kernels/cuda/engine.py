@@ -7,7 +7,7 @@ the device.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache, partial
 from typing import Any
 
@@ -34,9 +34,8 @@ from tinyflow.kernels.cuda.maps import Maps
 from tinyflow.kernels.cuda.plain import Plain
 from tinyflow.kernels.cuda.product import product
 from tinyflow.kernels.cuda.update import Updates
-from tinyflow.kernels.engine import Entry, How, Options, Shape
-
-Back = Callable[[Array], Array]
+from tinyflow.kernels.geometry import Conv, Shape
+from tinyflow.kernels.table import Back, Entry, Options
 
 
 class CudaEngine(Maps):
@@ -132,38 +131,44 @@ class CudaEngine(Maps):
 
     # --- convolution and products ----------------------------------------------------
 
-    def conv2d(self, x: Array, w: Array, how: How, bias: Array | None = None) -> Array:
+    def conv2d(
+        self, x: Array, w: Array, geometry: Conv, bias: Array | None = None
+    ) -> Array:
         """See :class:`Convolutions`; plus one bias a channel."""
         if not takes(x, w):
-            return super().conv2d(x, w, how, bias)
-        y = self.convolutions.forward(x, w, how)
+            return super().conv2d(x, w, geometry, bias)
+        y = self.convolutions.forward(x, w, geometry)
         if bias is not None:
             rows = to_rows(y)
             launch.bias_add(rows, contiguous(bias), out=rows)
         return y
 
-    def conv2d_input_grad(self, g: Array, w: Array, x_shape: Shape, how: How) -> Array:
+    def conv2d_input_grad(
+        self, g: Array, w: Array, x_shape: Shape, geometry: Conv
+    ) -> Array:
         """See :class:`Convolutions`."""
         if not takes(g, w):
-            return super().conv2d_input_grad(g, w, x_shape, how)
-        return self.convolutions.input_grad(g, w, x_shape, how)
+            return super().conv2d_input_grad(g, w, x_shape, geometry)
+        return self.convolutions.input_grad(g, w, x_shape, geometry)
 
-    def conv2d_weight_grad(self, g: Array, x: Array, w_shape: Shape, how: How) -> Array:
+    def conv2d_weight_grad(
+        self, g: Array, x: Array, w_shape: Shape, geometry: Conv
+    ) -> Array:
         """See :class:`Convolutions`; float32, as parameters are."""
         if not takes(g, x):
-            return super().conv2d_weight_grad(g, x, w_shape, how)
-        return _master(self.convolutions.weight_grad(g, x, w_shape, how))
+            return super().conv2d_weight_grad(g, x, w_shape, geometry)
+        return _master(self.convolutions.weight_grad(g, x, w_shape, geometry))
 
     def conv2d_grads(
-        self, g: Array, x: Array, w: Array, how: How, need: Sequence[bool]
+        self, g: Array, x: Array, w: Array, geometry: Conv, need: Sequence[bool]
     ) -> list[Array | None]:
         """The weight's first: in a captured step the input's need not wait for it."""
         dw = None
         if need[1]:
-            work = partial(self.conv2d_weight_grad, g, x, w.shape, how)
+            work = partial(self.conv2d_weight_grad, g, x, w.shape, geometry)
             dw = self.aside.run(w, work, g, x)
         return [
-            self.conv2d_input_grad(g, w, x.shape, how) if need[0] else None,
+            self.conv2d_input_grad(g, w, x.shape, geometry) if need[0] else None,
             dw,
         ]
 
@@ -211,10 +216,10 @@ class CudaEngine(Maps):
 
     def cross_entropy(
         self, x: Array, t: Array, reduction: str, label_smoothing: float
-    ) -> tuple[Array, Back] | None:
+    ) -> tuple[Array, Back]:
         """The loss in float32; its gradient in the dtype of the logits."""
         if not takes(x) or t.dtype not in (np.int64, np.int32):
-            return None
+            return super().cross_entropy(x, t, reduction, label_smoothing)
         logits, labels = contiguous(x), contiguous(t)
         found = launch.cross_entropy(logits, labels, reduction, label_smoothing)
         self._counted = (x, t, found.correct)
@@ -234,10 +239,10 @@ class CudaEngine(Maps):
                 return correct
         return super().hits(logits.astype("float32"), labels)
 
-    def dropout(self, x: Array, p: float, generator: Any) -> tuple[Array, Back] | None:
+    def dropout(self, x: Array, p: float, generator: Any) -> tuple[Array, Back]:
         """A mask that is a function of a seed, drawn by the host, and of `step`."""
         if not takes(x) or x.ndim not in (2, 4):
-            return None
+            return super().dropout(x, p, generator)
         seed = int(generator.integers(1 << 63))
         step, shape = self.step(x), x.shape
 
@@ -281,8 +286,8 @@ class CudaEngine(Maps):
                 super().adam(group, [how] * len(group))
 
 
-_ONE: How = ((1, 1), (0, 0, 0, 0), (1, 1), 1)
-"""How a 1x1 convolution goes."""
+_ONE = Conv()
+"""A 1x1 convolution's."""
 
 
 @cache

@@ -12,32 +12,20 @@ from tinyflow.kernels.cuda.module import (
     rows,
     tiles,
 )
-from tinyflow.kernels.cuda.pool import Border, Pair, _geometry
+from tinyflow.kernels.cuda.pool import shapes
 from tinyflow.kernels.cuda.source import Variant
-from tinyflow.kernels.pool import four_sides
-from tinyflow.kernels.window import out_size
+from tinyflow.kernels.geometry import Window
 
 
-def im2col(
-    x: Array,
-    kernel: Pair,
-    stride: Pair,
-    padding: Border,
-    dilation: Pair = (1, 1),
-    groups: int = 1,
-) -> Array:
+def im2col(x: Array, window: Window, groups: int = 1) -> Array:
     """What each tap of each window sees, (N H' W', groups, kh kw, C / groups).
 
     With weights (K, C / groups, kh, kw) the convolution is, for each group, the product
     of these rows with the weights as (kh kw C / groups, K / groups).
     """
     n, h, w, c = x.shape
-    border = four_sides(padding)
-    size = tuple(
-        out_size((h, w)[a], kernel[a], stride[a], dilation[a], *border[2 * a :][:2])
-        for a in (0, 1)
-    )
-    taps, width = kernel[0] * kernel[1], _width("im2col", c, groups)
+    size, taps = window.out((h, w)), window.taps
+    width = _width("im2col", c, groups)
     shape = (n * size[0] * size[1], groups, taps, width)
     columns: Array = array_module(x).empty(shape, x.dtype)
     of = rows("im2col", "im2col", as_rows("im2col", x))
@@ -45,7 +33,7 @@ def im2col(
     if columns.size:
         m = shape[0] * taps
         t = tiles(m, c, variant.vector, APPLY_BLOCKS)
-        geometry = _geometry(x.shape, (n, *size, c), kernel, stride, border, dilation)
+        geometry = shapes(x.shape, (n, *size, c), window)
         launch(
             *(variant, "im2col", t.grid, t.block, x, of.steps[0], columns),
             *(m, of.c, t.chunk, width, *geometry),
@@ -56,21 +44,17 @@ def im2col(
 def col2im(
     columns: Array,
     x_shape: Dims,
-    size: Pair,
-    kernel: Pair,
-    stride: Pair,
-    padding: Border,
-    dilation: Pair = (1, 1),
+    window: Window,
     *,
     out: Array | None = None,
 ) -> Array:
     """The adjoint of :func:`im2col`: each pixel sums the entries copied from it.
 
-    `x_shape` is (N, H, W, C), `size` (H', W').
+    `x_shape` is (N, H, W, C).
     """
     groups, c = columns.shape[1], x_shape[3]
-    width = _width("col2im", c, groups)
-    shape = (x_shape[0] * size[0] * size[1], groups, kernel[0] * kernel[1], width)
+    width, size = _width("col2im", c, groups), window.out(x_shape[1:3])
+    shape = (x_shape[0] * size[0] * size[1], groups, window.taps, width)
     if columns.shape != shape or not columns.flags.c_contiguous:
         raise ValueError(
             f"col2im: columns {columns.shape}, contiguous {shape} expected"
@@ -82,14 +66,7 @@ def col2im(
     variant = _narrow(of.variant, width, columns)
     if of.m and of.c:
         t = tiles(of.m, of.c, variant.vector, APPLY_BLOCKS)
-        geometry = _geometry(
-            x_shape,
-            (x_shape[0], *size, c),
-            kernel,
-            stride,
-            four_sides(padding),
-            dilation,
-        )
+        geometry = shapes(x_shape, (x_shape[0], *size, c), window)
         launch(
             *(variant, "col2im", t.grid, t.block, columns, x, of.steps[0]),
             *(of.m, of.c, t.chunk, width, *geometry),

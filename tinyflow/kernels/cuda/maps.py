@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from tinyflow.backend import Array, array_module
-from tinyflow.kernels import pool
 from tinyflow.kernels.cuda import launch
 from tinyflow.kernels.cuda.layout import (
     contiguous,
@@ -23,8 +22,14 @@ from tinyflow.kernels.cuda.layout import (
     to_matrix,
     to_rows,
 )
-from tinyflow.kernels.engine import Engine, Shape
-from tinyflow.kernels.hooks import Moments, NormFinish, NormGradient, NormGradients
+from tinyflow.kernels.geometry import Shape, Window
+from tinyflow.kernels.table import (
+    Engine,
+    Moments,
+    NormFinish,
+    NormGradient,
+    NormGradients,
+)
 
 
 class Maps(Engine):
@@ -194,43 +199,49 @@ class Maps(Engine):
 
     # --- maps ------------------------------------------------------------------------
 
-    def max_pool2d(self, x: Array, how: pool.How) -> tuple[Array, Array]:
-        """See :func:`tinyflow.kernels.pool.max_pool2d_forward`."""
-        if not takes(x) or how[0][0] * how[0][1] > 256:
-            return super().max_pool2d(x, how)
-        y, taps = launch.max_pool2d(to_image(x), *how)
+    def max_pool2d(self, x: Array, window: Window) -> tuple[Array, Array]:
+        """See :func:`tinyflow.kernels.plain.pool.max_pool2d_forward`."""
+        if not takes(x) or window.taps > 256:
+            return super().max_pool2d(x, window)
+        y, taps = launch.max_pool2d(to_image(x), window)
         return from_nhwc(y), from_nhwc(taps)
 
     def max_pool2d_input_grad(
-        self, g: Array, argmax: Array, x_shape: Shape, how: pool.How
+        self, g: Array, argmax: Array, x_shape: Shape, window: Window
     ) -> Array:
-        """See :func:`tinyflow.kernels.pool.max_pool2d_input_grad`."""
+        """See :func:`tinyflow.kernels.plain.pool.max_pool2d_input_grad`."""
         if not takes(g) or argmax.dtype != np.uint8:
-            return super().max_pool2d_input_grad(g, argmax, x_shape, how)
+            return super().max_pool2d_input_grad(g, argmax, x_shape, window)
         taps, shape = argmax.transpose(0, 2, 3, 1), stored(x_shape)
-        return from_nhwc(
-            launch.max_pool2d_input_grad(to_image(g), taps, shape, *how[:4])
-        )
+        return from_nhwc(launch.max_pool2d_input_grad(to_image(g), taps, shape, window))
 
-    def avg_pool2d(self, x: Array, how: tuple[Any, ...]) -> Array:
-        """See :func:`tinyflow.kernels.pool.avg_pool2d_forward`."""
+    def avg_pool2d(
+        self,
+        x: Array,
+        window: Window,
+        count_include_pad: bool,
+        divisor_override: int | None,
+    ) -> Array:
+        """See :func:`tinyflow.kernels.plain.pool.avg_pool2d_forward`."""
+        how = count_include_pad, divisor_override
         if not takes(x):
-            return super().avg_pool2d(x, how)
-        return from_nhwc(launch.avg_pool2d(to_image(x), *how))
+            return super().avg_pool2d(x, window, *how)
+        return from_nhwc(launch.avg_pool2d(to_image(x), window, *how))
 
     def avg_pool2d_input_grad(
-        self, g: Array, x_shape: Shape, how: tuple[Any, ...]
+        self,
+        g: Array,
+        x_shape: Shape,
+        window: Window,
+        count_include_pad: bool,
+        divisor_override: int | None,
     ) -> Array:
-        """See :func:`tinyflow.kernels.pool.avg_pool2d_input_grad`."""
+        """See :func:`tinyflow.kernels.plain.pool.avg_pool2d_input_grad`."""
+        how = count_include_pad, divisor_override
         if not takes(g):
-            return super().avg_pool2d_input_grad(g, x_shape, how)
-        kernel, stride, padding, _, *rest = how
+            return super().avg_pool2d_input_grad(g, x_shape, window, *how)
         shape = stored(x_shape)
-        return from_nhwc(
-            launch.avg_pool2d_input_grad(
-                to_image(g), shape, kernel, stride, padding, *rest
-            )
-        )
+        return from_nhwc(launch.avg_pool2d_input_grad(to_image(g), shape, window, *how))
 
     def map_mean(self, x: Array) -> Array:
         """The mean (N, C) of each map."""

@@ -15,6 +15,7 @@ from tinyflow.kernels.cuda.cudnn import FORWARD, INPUT_GRAD, Device, Problem
 from tinyflow.kernels.cuda.layout import stored
 from tinyflow.kernels.cuda.product import product
 from tinyflow.kernels.cuda.settings import Settings
+from tinyflow.kernels.geometry import Window
 
 
 class Plain:
@@ -80,14 +81,7 @@ class Plain:
         if _pointwise(problem):
             columns = x
         else:
-            columns = launch.im2col(
-                x,
-                _pair(problem.w),
-                problem.stride,
-                problem.padding,
-                problem.dilation,
-                problem.groups,
-            )
+            columns = launch.im2col(x, _window(problem), problem.groups)
         return columns.reshape(-1, problem.groups, math.prod(problem.w[1:]))
 
     def _image(self, columns: Array, problem: Problem) -> Array:
@@ -97,13 +91,7 @@ class Plain:
             return columns.reshape(shape)
         taps, width = math.prod(problem.w[2:]), problem.w[1]
         return launch.col2im(
-            columns.reshape(-1, problem.groups, taps, width),
-            shape,
-            _pair(problem.y),
-            _pair(problem.w),
-            problem.stride,
-            problem.padding,
-            problem.dilation,
+            columns.reshape(-1, problem.groups, taps, width), shape, _window(problem)
         )
 
     def _weights(self, w: Array, problem: Problem) -> Array:
@@ -120,12 +108,13 @@ class Plain:
 
 def _pointwise(problem: Problem) -> bool:
     """Whether every output pixel sees one input pixel, its own."""
-    alone = _pair(problem.w) == (1, 1) and problem.stride == (1, 1)
+    alone = problem.w[2:] == (1, 1) and problem.stride == (1, 1)
     return alone and problem.padding == (0, 0, 0, 0)
 
 
-def _pair(shape: tuple[int, ...]) -> tuple[int, int]:
-    return shape[2], shape[3]
+def _window(problem: Problem) -> Window:
+    kernel = problem.w[2], problem.w[3]
+    return Window(kernel, problem.stride, problem.padding, problem.dilation)
 
 
 def _concatenate(parts: list[Array], axis: int) -> Array:

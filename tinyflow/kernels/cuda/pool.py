@@ -1,8 +1,6 @@
-"""Pooling of images (N, H, W, C): launches pool.cu. Options as in kernels/pool.py."""
+"""Pooling of images (N, H, W, C): launches pool.cu."""
 
 from __future__ import annotations
-
-from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -16,29 +14,16 @@ from tinyflow.kernels.cuda.module import (
     rows,
     tiles,
 )
-from tinyflow.kernels.pool import four_sides, pooled
-
-Pair: TypeAlias = tuple[int, int]
-Border: TypeAlias = tuple[int, ...]
-"""(h, w) or (top, bottom, left, right)."""
+from tinyflow.kernels.geometry import Pair, Window
 
 
 def max_pool2d(
-    x: Array,
-    kernel: Pair,
-    stride: Pair,
-    padding: Border,
-    dilation: Pair = (1, 1),
-    ceil_mode: bool = False,
-    *,
-    out: Array | None = None,
+    x: Array, window: Window, *, out: Array | None = None
 ) -> tuple[Array, Array]:
     """The maximum over each window, and its tap u kw + v as uint8: at most 256 taps."""
-    if kernel[0] * kernel[1] > 256:
-        raise ValueError(f"max_pool2d: {kernel} has more than 256 taps")
-    border = four_sides(padding)
-    size = pooled(x.shape[1:3], kernel, stride, border, dilation, ceil_mode)
-    y = _image(x, size, out)
+    if window.taps > 256:
+        raise ValueError(f"max_pool2d: {window.kernel} has more than 256 taps")
+    y = _image(x, window.out(x.shape[1:3]), out)
     taps = array_module(x).empty(y.shape, np.uint8)
     of, steps = _together("max_pool2d", y, x)
     if of.m and of.c:
@@ -46,7 +31,7 @@ def max_pool2d(
         launch(
             *(of.variant, "max_pool", t.grid, t.block, x, steps[1], y, steps[0], taps),
             *(of.m, of.c, t.chunk),
-            *_geometry(x.shape, y.shape, kernel, stride, border, dilation),
+            *shapes(x.shape, y.shape, window),
         )
     return y, taps
 
@@ -55,10 +40,7 @@ def max_pool2d_input_grad(
     g: Array,
     taps: Array,
     x_shape: Dims,
-    kernel: Pair,
-    stride: Pair,
-    padding: Border,
-    dilation: Pair = (1, 1),
+    window: Window,
     *,
     out: Array | None = None,
 ) -> Array:
@@ -73,33 +55,28 @@ def max_pool2d_input_grad(
         launch(
             *(of.variant, "max_pool_gradient", t.grid, t.block, g, steps[1], taps),
             *(dx, steps[0], of.m, of.c, t.chunk),
-            *_geometry(x_shape, g.shape, kernel, stride, four_sides(padding), dilation),
+            *shapes(x_shape, g.shape, window),
         )
     return dx
 
 
 def avg_pool2d(
     x: Array,
-    kernel: Pair,
-    stride: Pair,
-    padding: Border,
-    ceil_mode: bool = False,
+    window: Window,
     count_include_pad: bool = True,
     divisor_override: int | None = None,
     *,
     out: Array | None = None,
 ) -> Array:
     """The average over each window."""
-    border = four_sides(padding)
-    size = pooled(x.shape[1:3], kernel, stride, border, (1, 1), ceil_mode)
-    y = _image(x, size, out)
+    border, y = window.padding, _image(x, window.out(x.shape[1:3]), out)
     of, steps = _together("avg_pool2d", y, x)
     if of.m and of.c:
         t = tiles(of.m, of.c, of.variant.vector, APPLY_BLOCKS, 1)
         launch(
             *(of.variant, "avg_pool", t.grid, t.block, x, steps[1], y, steps[0]),
             *(of.m, of.c, t.chunk),
-            *_geometry(x.shape, y.shape, kernel, stride, border, (1, 1)),
+            *shapes(x.shape, y.shape, window),
             *(border[1], border[3], int(count_include_pad), divisor_override or 0),
         )
     return y
@@ -108,23 +85,21 @@ def avg_pool2d(
 def avg_pool2d_input_grad(
     g: Array,
     x_shape: Dims,
-    kernel: Pair,
-    stride: Pair,
-    padding: Border,
+    window: Window,
     count_include_pad: bool = True,
     divisor_override: int | None = None,
     *,
     out: Array | None = None,
 ) -> Array:
     """Each g, divided, at all pixels of its window. `x_shape` is (N, H, W, C)."""
-    border, dx = four_sides(padding), _image(g, x_shape[1:3], out)
+    border, dx = window.padding, _image(g, x_shape[1:3], out)
     of, steps = _together("avg_pool2d_input_grad", dx, g)
     if of.m and of.c:
         t = tiles(of.m, of.c, of.variant.vector, APPLY_BLOCKS, 1)
         launch(
             *(of.variant, "avg_pool_gradient", t.grid, t.block, g, steps[1]),
             *(dx, steps[0], of.m, of.c, t.chunk),
-            *_geometry(x_shape, g.shape, kernel, stride, border, (1, 1)),
+            *shapes(x_shape, g.shape, window),
             *(border[1], border[3], int(count_include_pad), divisor_override or 0),
         )
     return dx
@@ -185,14 +160,8 @@ def _together(name: str, written: Array, read: Array) -> tuple[Rows, Dims]:
     return of._replace(variant=narrow), (of.steps[0], other.steps[0])
 
 
-def _geometry(
-    x_shape: Dims,
-    y_shape: Dims,
-    kernel: Pair,
-    stride: Pair,
-    border: Border,
-    dilation: Pair,
-) -> tuple[Any, ...]:
+def shapes(x_shape: Dims, y_shape: Dims, window: Window) -> tuple[int, ...]:
     """GEOMETRY in pool.cu."""
+    kernel, stride, border, dilation, _ = window
     sizes = (*x_shape[1:3], *y_shape[1:3], *kernel, *stride)
     return tuple(map(int, (*sizes, border[0], border[2], *dilation)))

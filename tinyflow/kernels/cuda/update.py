@@ -16,7 +16,7 @@ from tinyflow.backend import Array, array_module
 from tinyflow.kernels.cuda import launch
 from tinyflow.kernels.cuda.cudnn import Device
 from tinyflow.kernels.cuda.weights import Copies
-from tinyflow.kernels.engine import Entry, Options
+from tinyflow.kernels.table import Entry, Options
 
 
 @dataclass
@@ -69,7 +69,7 @@ class Updates:
         self._rates: list[Rates] = []
 
     def sgd(self, entries: list[Entry], how: Options) -> bool:
-        """One step of :func:`tinyflow.kernels.update.sgd`; False if not taken."""
+        """One step of ``plain/update.py``'s `sgd`; False if not taken."""
         if not _floats(entries):
             return False
         # Where the steps are above 0 the kernel takes 1 - dampening, which is `share`.
@@ -88,7 +88,7 @@ class Updates:
         return True
 
     def adam(self, entries: list[Entry], how: Options) -> bool:
-        """One step of :func:`tinyflow.kernels.update.adam`; False if not taken."""
+        """One step of ``plain/update.py``'s `adam`; False if not taken."""
         if not _floats(entries):
             return False
         rates, lr = self._ready(entries, how["step"] - 1, how["lr"]), how["lr"]

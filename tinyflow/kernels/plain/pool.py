@@ -1,7 +1,6 @@
 """Pooling over windows, tap by tap: each tap is one strided slice of the map.
 
-x is (N, C, H, W), y and g (N, C, H', W'); kernel, stride and dilation are (h, w) pairs;
-padding is (h, w) or (top, bottom, left, right). Buffers are (H, W, N, C), so a slice is
+x is (N, C, H, W), y and g (N, C, H', W'). Buffers are (H, W, N, C), so a slice is
 made of contiguous runs of N C (or more) numbers. Output rows are done in blocks that
 stay in the L2 cache over all kh kw taps: memory sees x and y once each.
 """
@@ -14,29 +13,18 @@ from typing import Any
 import numpy as np
 
 from tinyflow.backend import Array, array_module
+from tinyflow.kernels.geometry import Shape, Window
 from tinyflow.kernels.layout import swap, to_hwnc
-from tinyflow.kernels.mask import kept
-from tinyflow.kernels.scratch import scratch
-from tinyflow.kernels.sums import FEW
-from tinyflow.kernels.window import Place, Windows, out_size, windows
-
-Pair = tuple[int, int]
-
-How = tuple[Pair, Pair, tuple[int, ...], Pair, bool]
-"""Kernel, stride, padding, dilation and ceil_mode of a maximum."""
+from tinyflow.kernels.plain.mask import kept
+from tinyflow.kernels.plain.scratch import scratch
+from tinyflow.kernels.plain.sums import FEW
+from tinyflow.kernels.window import Place, Windows, windows
 
 BLOCK_BYTES = 256 << 10
 """Bytes of output per block (one row at least)."""
 
 
-def max_pool2d_forward(
-    x: Array,
-    kernel: Pair,
-    stride: Pair,
-    padding: tuple[int, ...],
-    dilation: Pair,
-    ceil_mode: bool,
-) -> tuple[Array, Array]:
+def max_pool2d_forward(x: Array, window: Window) -> tuple[Array, Array]:
     """The maximum over each window, and which tap (u kw + v) it came from.
 
     As in PyTorch, padding never wins, the first of equal maxima does, and a NaN beats
@@ -48,11 +36,11 @@ def max_pool2d_forward(
     """
     xp = array_module(x)
     xb = to_hwnc(x)
-    at = _windows(x.shape, kernel, stride, padding, dilation, ceil_mode)
+    at = windows(xb.shape[:2], window)
     y = xp.full((*at.out, *xb.shape[2:]), -xp.inf, dtype=x.dtype)
-    argmax = xp.empty(y.shape, dtype="uint8" if kernel[0] * kernel[1] <= 256 else "i4")
-    argmax[...] = _first_taps(argmax, kernel[1], at)
-    for tap, target, source in _shifts(y, kernel[1], at):
+    argmax = xp.empty(y.shape, dtype="uint8" if window.taps <= 256 else "i4")
+    argmax[...] = _first_taps(argmax, window.kernel[1], at)
+    for tap, target, source in _shifts(y, window.kernel[1], at):
         seen, best = xb[source], y[target]
         better = seen > best
         better |= seen != seen
@@ -64,23 +52,17 @@ def max_pool2d_forward(
 
 
 def max_pool2d_input_grad(
-    g: Array,
-    argmax: Array,
-    x_shape: tuple[int, ...],
-    kernel: Pair,
-    stride: Pair,
-    padding: tuple[int, ...],
-    dilation: Pair,
-    ceil_mode: bool,
+    g: Array, argmax: Array, x_shape: Shape, window: Window
 ) -> Array:
     """∂L/∂x: each g at the pixel its maximum came from, summed over windows."""
     xp = array_module(g)
     gb, winner = to_hwnc(g), to_hwnc(argmax)
     n, c, h, w = x_shape
-    at = _windows(x_shape, kernel, stride, padding, dilation, ceil_mode)
+    at = windows((h, w), window)
+    kernel, stride, _, dilation, _ = window
     alone = dilation == (1, 1) and stride[0] >= kernel[0] and stride[1] >= kernel[1]
-    dx = xp.zeros((h, w, n, c), g.dtype if alone else _sum_dtype(g, kernel))
-    for tap, target, source in _shifts(gb, kernel[1], at):
+    dx = xp.zeros((h, w, n, c), g.dtype if alone else _sum_dtype(g, window))
+    for tap, target, source in _shifts(gb, window.kernel[1], at):
         hit = winner[target] == tap
         if alone:  # no pixel is seen twice
             kept(gb[target], hit, dx[source])
@@ -90,95 +72,41 @@ def max_pool2d_input_grad(
 
 
 def avg_pool2d_forward(
-    x: Array,
-    kernel: Pair,
-    stride: Pair,
-    padding: tuple[int, ...],
-    ceil_mode: bool,
-    count_include_pad: bool,
-    divisor_override: int | None,
+    x: Array, window: Window, count_include_pad: bool, divisor_override: int | None
 ) -> Array:
     """(Sum over each window) / D, new; D is :func:`_divisor`'s."""
     xb = to_hwnc(x)
-    at = _windows(x.shape, kernel, stride, padding, (1, 1), ceil_mode)
-    y = array_module(x).zeros((*at.out, *xb.shape[2:]), _sum_dtype(x, kernel))
-    for _, target, source in _shifts(y, kernel[1], at):
+    at = windows(xb.shape[:2], window)
+    y = array_module(x).zeros((*at.out, *xb.shape[2:]), _sum_dtype(x, window))
+    for _, target, source in _shifts(y, window.kernel[1], at):
         y[target] += xb[source]
-    how = (kernel, stride, padding, at.out, count_include_pad, divisor_override)
-    y /= _divisor(y, x.shape[2:], *how)
+    y /= _divisor(y, x.shape[2:], window, count_include_pad, divisor_override)
     return swap(y.astype(x.dtype, copy=False))
 
 
 def avg_pool2d_input_grad(
     g: Array,
-    x_shape: tuple[int, ...],
-    kernel: Pair,
-    stride: Pair,
-    padding: tuple[int, ...],
-    ceil_mode: bool,
+    x_shape: Shape,
+    window: Window,
     count_include_pad: bool,
     divisor_override: int | None,
 ) -> Array:
     """∂L/∂x = sum of g / D over the windows that saw x, new."""
     gb = to_hwnc(g)
     n, c, h, w = x_shape
-    at = _windows(x_shape, kernel, stride, padding, (1, 1), ceil_mode)
-    how = (kernel, stride, padding, at.out, count_include_pad, divisor_override)
-    share = gb / _divisor(gb, x_shape[2:], *how)
-    dx = array_module(g).zeros((h, w, n, c), _sum_dtype(g, kernel))
-    for _, target, source in _shifts(share, kernel[1], at):
+    at = windows((h, w), window)
+    each = _divisor(gb, x_shape[2:], window, count_include_pad, divisor_override)
+    share = gb / each
+    dx = array_module(g).zeros((h, w, n, c), _sum_dtype(g, window))
+    for _, target, source in _shifts(share, window.kernel[1], at):
         dx[source] += share[target]
     return swap(dx.astype(g.dtype, copy=False))
 
 
-def _sum_dtype(x: Array, kernel: Pair) -> Any:
+def _sum_dtype(x: Array, window: Window) -> Any:
     """In which sums over a window are taken: double if it is large, on the CPU."""
-    wide = kernel[0] * kernel[1] > FEW and isinstance(x, np.ndarray)
+    wide = window.taps > FEW and isinstance(x, np.ndarray)
     return np.float64 if wide else x.dtype
-
-
-def four_sides(padding: tuple[int, ...]) -> tuple[int, int, int, int]:
-    """(top, bottom, left, right) from that or from (h, w)."""
-    if len(padding) == 2:
-        return padding[0], padding[0], padding[1], padding[1]
-    top, bottom, left, right = padding
-    return top, bottom, left, right
-
-
-def _windows(
-    x_shape: tuple[int, ...],
-    kernel: Pair,
-    stride: Pair,
-    padding: tuple[int, ...],
-    dilation: Pair,
-    ceil_mode: bool,
-) -> Windows:
-    """The windows; with `ceil_mode` also a last one that hangs over the far edge.
-
-    That one must start inside the map or the padding before it, as in PyTorch.
-    """
-    size, border = (x_shape[2], x_shape[3]), four_sides(padding)
-    out = pooled(size, kernel, stride, border, dilation, ceil_mode)
-    return windows(size, kernel, stride, border, dilation, out)
-
-
-def pooled(
-    size: tuple[int, ...],
-    kernel: Pair,
-    stride: Pair,
-    border: tuple[int, ...],
-    dilation: Pair,
-    ceil_mode: bool,
-) -> Pair:
-    """Height and width of the output; a last window starts in the map or before it."""
-    out = []
-    for a in (0, 1):
-        s, (before, after) = stride[a], border[2 * a : 2 * a + 2]
-        extra = s - 1 if ceil_mode else 0
-        n = out_size(size[a], kernel[a], s, dilation[a], before, after + extra)
-        late = ceil_mode and (n - 1) * s >= size[a] + before
-        out.append(int(n - 1 if late else n))
-    return out[0], out[1]
 
 
 def _shifts(y: Array, kw: int, at: Windows) -> Iterator[tuple[int, Place, Place]]:
@@ -205,11 +133,8 @@ def _first_taps(like: Array, kw: int, at: Windows) -> Array:
 
 def _divisor(
     like: Array,
-    size: tuple[int, ...],
-    kernel: Pair,
-    stride: Pair,
-    padding: tuple[int, ...],
-    out: Pair,
+    size: Shape,
+    window: Window,
     count_include_pad: bool,
     divisor_override: int | None,
 ) -> Array:
@@ -221,11 +146,11 @@ def _divisor(
     if divisor_override is not None:
         constant: Array = xp.full((1, 1, 1, 1), divisor_override, dtype=like.dtype)
         return constant
-    border, counts = four_sides(padding), []
-    for a in (0, 1):
-        before, after = border[2 * a : 2 * a + 2]
-        start = xp.arange(out[a]) * stride[a] - before
-        end = xp.minimum(start + kernel[a], size[a] + after)
+    counts = []
+    for a, out in enumerate(window.out(size)):
+        before, after = window.padding[2 * a : 2 * a + 2]
+        start = xp.arange(out) * window.stride[a] - before
+        end = xp.minimum(start + window.kernel[a], size[a] + after)
         if not count_include_pad:
             start, end = xp.maximum(start, 0), xp.minimum(end, size[a])
         counts.append(end - start)

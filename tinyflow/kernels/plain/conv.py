@@ -1,10 +1,10 @@
 """2-d convolution and its two gradients: which kernel does which shape.
 
 Notation, throughout this folder: x (N, C, H, W), w (K, C/groups, kh, kw), y and g
-(N, K, H', W'); stride and dilation are (h, w) pairs, padding is (top, bottom, left,
-right), zeros. Arrays are stored as :mod:`tinyflow.kernels.layout` says, which is also
-the order of every result; an input stored otherwise is copied once. Weights are best
-stored the same way, as (kh, kw, K, C), which is how their gradient comes.
+(N, K, H', W'); the border is zeros. Arrays are stored as :mod:`tinyflow.kernels.layout`
+says, which is also the order of every result; an input stored otherwise is copied once.
+Weights are best stored the same way, as (kh, kw, K, C), which is how their gradient
+comes.
 """
 
 from __future__ import annotations
@@ -13,21 +13,19 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from tinyflow.backend import Array, array_module
-from tinyflow.kernels import (
+from tinyflow.kernels.geometry import Conv, Shape
+from tinyflow.kernels.layout import from_rows, swap, to_hwnc, to_rows
+from tinyflow.kernels.plain import (
     conv_depthwise,
     conv_rows,
     conv_stack,
     conv_taps,
     threads,
 )
-from tinyflow.kernels.layout import from_rows, swap, to_hwnc, to_rows
-from tinyflow.kernels.product import product
+from tinyflow.kernels.plain.product import product
 from tinyflow.kernels.window import Windows, adjoint, windows
 
 Result = TypeVar("Result")
-
-Pair = tuple[int, int]
-Border = tuple[int, int, int, int]
 
 STACK_LENGTH = 32
 """Kernels of at most this many horizontal taps times channels are stacked."""
@@ -39,12 +37,10 @@ TAP_CHANNELS = 256
 """So are maps of this many channels or more, at any width."""
 
 
-def conv2d_forward(
-    x: Array, w: Array, stride: Pair, padding: Border, dilation: Pair, groups: int
-) -> Array:
+def conv2d_forward(x: Array, w: Array, geometry: Conv) -> Array:
     """Output y[n,k,i,j] = Σ_{c,u,v} w[k,c,u,v] x[n, c, i·s+u·d-p, j·s+v·d-p], new."""
-    xb, wb = to_hwnc(x), to_hwnc(w)
-    at = windows(xb.shape[:2], wb.shape[:2], stride, padding, dilation)
+    xb, wb, groups = to_hwnc(x), to_hwnc(w), geometry.groups
+    at = windows(xb.shape[:2], geometry.window(wb.shape[:2]))
     if groups == 1 and (tap := at.only_tap(xb.shape[:2])):
         return _pixels_times(xb, wb[tap].T)
     if _depthwise(wb, groups):
@@ -52,15 +48,7 @@ def conv2d_forward(
     return swap(_grouped(xb, wb, at, groups))
 
 
-def conv2d_input_grad(
-    g: Array,
-    w: Array,
-    x_shape: tuple[int, ...],
-    stride: Pair,
-    padding: Border,
-    dilation: Pair,
-    groups: int,
-) -> Array:
+def conv2d_input_grad(g: Array, w: Array, x_shape: Shape, geometry: Conv) -> Array:
     """∂L/∂x[n,c,r,q] = Σ w[k,c,u,v] g[n,k,i,j] over i·s+u·d-p = r, j·s+v·d-p = q, new.
 
     With stride 1 this is a convolution of g with the kernel turned by 180 degrees and
@@ -70,7 +58,8 @@ def conv2d_input_grad(
     """
     gb, wb = to_hwnc(g), to_hwnc(w)
     n, c, h, width = x_shape
-    at = windows((h, width), wb.shape[:2], stride, padding, dilation)
+    at, stride = windows((h, width), geometry.window(wb.shape[:2])), geometry.stride
+    groups = geometry.groups
     if groups == 1 and (tap := at.only_tap((h, width))):
         return _pixels_times(gb, wb[tap])
     if _depthwise(wb, groups):
@@ -92,19 +81,11 @@ def conv2d_input_grad(
     return swap(dx)
 
 
-def conv2d_weight_grad(
-    g: Array,
-    x: Array,
-    w_shape: tuple[int, ...],
-    stride: Pair,
-    padding: Border,
-    dilation: Pair,
-    groups: int,
-) -> Array:
+def conv2d_weight_grad(g: Array, x: Array, w_shape: Shape, geometry: Conv) -> Array:
     """∂L/∂w[k,c,u,v] = Σ_{n,i,j} g[n,k,i,j] x[n, c, i·s+u·d-p, j·s+v·d-p], new."""
     gb, xb = to_hwnc(g), to_hwnc(x)
-    k, cg, kh, kw = w_shape
-    at = windows(xb.shape[:2], (kh, kw), stride, padding, dilation)
+    (k, cg, kh, kw), groups = w_shape, geometry.groups
+    at = windows(xb.shape[:2], geometry.window((kh, kw)))
     if groups == 1 and (tap := at.only_tap(xb.shape[:2])):
         sums = product(to_rows(swap(gb)).T, to_rows(swap(xb)), len(x))
         if kh == kw == 1:

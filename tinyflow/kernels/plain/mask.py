@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from tinyflow.backend import Array, array_module
 
 
@@ -27,3 +30,17 @@ def rectified(y: Array) -> Array:
     stopped: Array = xp.asarray(y <= 0)
     passed: Array = xp.logical_not(stopped, out=stopped)
     return passed
+
+
+def dropout(
+    x: Array, p: float, generator: Any
+) -> tuple[Array, Callable[[Array], Array]]:
+    """X / (1 - p) with probability 1 - p, else 0, and its pullback, the same."""
+    drawn = generator.random(x.shape, dtype="float32")
+    keep = array_module(x).asarray(drawn) >= p
+    factor = 0.0 if p == 1 else 1 / (1 - p)
+
+    def masked(z: Array) -> Array:
+        return kept(z * factor, keep)
+
+    return masked(x), masked

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from tinyflow.backend import Array
 from tinyflow.kernels.layout import pixels
-from tinyflow.kernels.scratch import scratch
+from tinyflow.kernels.plain.scratch import scratch
 from tinyflow.kernels.window import Tap, Windows
 
 

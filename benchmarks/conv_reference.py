@@ -1,4 +1,4 @@
-"""The same three functions, slow and obvious: what :mod:`tinyflow.kernels.conv` means.
+"""Convolution and its two gradients, slow and obvious: what ``plain/conv.py`` means.
 
 The map is padded in full; each tap then sees one strided slice of it, contracted with
 the tap's (K, C/groups) matrix group by group. See `conv` for notation and shapes.
@@ -9,17 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tinyflow.backend import Array, array_module
-from tinyflow.kernels.conv import Border, Pair
-from tinyflow.kernels.window import out_size
+from tinyflow.kernels.geometry import Border, Conv, Pair, Shape
 
 
-def conv2d_forward(
-    x: Array, w: Array, stride: Pair, padding: Border, dilation: Pair, groups: int
-) -> Array:
+def conv2d_forward(x: Array, w: Array, geometry: Conv) -> Array:
     """Output y[n,k,i,j] = Σ_{c,u,v} w[k,c,u,v] x[n, c, i·s+u·d-p, j·s+v·d-p]."""
-    xp = array_module(x)
+    xp, (stride, padding, dilation, groups) = array_module(x), geometry
     padded = _pad(x, padding)
-    out = _out(x.shape, w.shape, stride, padding, dilation)
+    out = _out(padded.shape, w.shape, stride, dilation)
     y = xp.zeros((x.shape[0], groups, w.shape[0] // groups, *out), dtype=x.dtype)
     for u, v, place in _taps(w.shape, out, stride, dilation):
         seen = _split(padded[place], groups)
@@ -29,17 +26,9 @@ def conv2d_forward(
     return result
 
 
-def conv2d_input_grad(
-    g: Array,
-    w: Array,
-    x_shape: tuple[int, ...],
-    stride: Pair,
-    padding: Border,
-    dilation: Pair,
-    groups: int,
-) -> Array:
+def conv2d_input_grad(g: Array, w: Array, x_shape: Shape, geometry: Conv) -> Array:
     """∂L/∂x: each product of the forward pass, read backwards and added where x was."""
-    xp = array_module(g)
+    xp, (stride, padding, dilation, groups) = array_module(g), geometry
     n, c, h, width = x_shape
     top, bottom, left, right = padding
     padded = xp.zeros((n, c, h + top + bottom, width + left + right), dtype=g.dtype)
@@ -51,17 +40,9 @@ def conv2d_input_grad(
     return dx
 
 
-def conv2d_weight_grad(
-    g: Array,
-    x: Array,
-    w_shape: tuple[int, ...],
-    stride: Pair,
-    padding: Border,
-    dilation: Pair,
-    groups: int,
-) -> Array:
+def conv2d_weight_grad(g: Array, x: Array, w_shape: Shape, geometry: Conv) -> Array:
     """∂L/∂w: for each tap, g against the slice of x that the tap saw."""
-    xp = array_module(g)
+    xp, (stride, padding, dilation, groups) = array_module(g), geometry
     padded = _pad(x, padding)
     dw: Array = xp.zeros(w_shape, dtype=x.dtype)
     for u, v, place in _taps(w_shape, g.shape[2:], stride, dilation):
@@ -83,22 +64,10 @@ def _split(x: Array, groups: int) -> Array:
     return x.reshape(x.shape[0], groups, -1, *x.shape[2:])
 
 
-def _out(
-    x_shape: tuple[int, ...],
-    w_shape: tuple[int, ...],
-    stride: Pair,
-    padding: Border,
-    dilation: Pair,
-) -> Pair:
+def _out(padded: Shape, w_shape: Shape, stride: Pair, dilation: Pair) -> Pair:
     h, w = (
-        out_size(
-            x_shape[2 + a],
-            w_shape[2 + a],
-            stride[a],
-            dilation[a],
-            *padding[2 * a : 2 * a + 2],
-        )
-        for a in (0, 1)
+        (padded[a] - dilation[a - 2] * (w_shape[a] - 1) - 1) // stride[a - 2] + 1
+        for a in (2, 3)
     )
     return h, w
 

@@ -11,7 +11,7 @@ zero of the padding ever is: on a 2x2 map a 3x3 kernel costs 4/9 of an im2col.
 from __future__ import annotations
 
 from tinyflow.backend import Array, array_module
-from tinyflow.kernels.scratch import scratch
+from tinyflow.kernels.plain.scratch import scratch
 from tinyflow.kernels.window import Tap, Windows
 
 

@@ -6,7 +6,7 @@ import signal
 import sys
 
 from tinyflow.backend import DeviceError, SettingError
-from tinyflow.native.library import build, load, settings
+from tinyflow.kernels.native.library import build, load, settings
 
 
 def main() -> int:

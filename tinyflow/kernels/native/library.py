@@ -2,8 +2,8 @@
 
 Plain C with the compiler's own vectors, built once per machine by ``python -m
 tinyflow.native`` and never required. Its name spells what it was built from, so that a
-library of other sources or another processor is never loaded; :mod:`tinyflow.native.
-cache` says from where.
+library of other sources or another processor is never loaded; ``cache.py`` says from
+where.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from pathlib import Path
 
 from tinyflow.backend import SettingError
 from tinyflow.kernels import cores
-from tinyflow.native import cache as place
-from tinyflow.native.cache import NativeError
+from tinyflow.kernels.native import cache as place
+from tinyflow.kernels.native.cache import NativeError
 
 SOURCES = Path(__file__).parent
 FLAGS = (

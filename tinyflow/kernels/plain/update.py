@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from tinyflow.backend import Array, array_module
-from tinyflow.kernels import threads
 from tinyflow.kernels.layout import flatten
-from tinyflow.kernels.scratch import scratch
+from tinyflow.kernels.plain import threads
+from tinyflow.kernels.plain.scratch import scratch
 
 BLOCK = 1 << 15
 """Entries; a few such float32 arrays fit into a core's L2 cache."""

@@ -23,8 +23,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from tinyflow.backend import Array, array_module
-from tinyflow.kernels.columns import needs_no_gather, row_columns
-from tinyflow.kernels.scratch import scratch
+from tinyflow.kernels.plain.columns import needs_no_gather, row_columns
+from tinyflow.kernels.plain.scratch import scratch
 from tinyflow.kernels.window import Windows, phases
 
 BLOCK_BYTES = 2 << 20

@@ -1,8 +1,8 @@
 """Convolution of maps with few channels: full columns, one wide product.
 
 With C = 3 a row of the kernel has so few numbers that products by kernel row
-(:mod:`tinyflow.kernels.conv_rows`) spend their time adding up outputs. Here the row
-columns are stacked once more, along H, into the columns of an im2col,
+(``conv_rows.py``) spend their time adding up outputs. Here the row columns are stacked
+once more, along H, into the columns of an im2col,
 
     full[o, q, n, u, v, c] = x[o s + u d - p, q s + v d - p, n, c],
 
@@ -16,9 +16,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from tinyflow.backend import Array, array_module
-from tinyflow.kernels.columns import row_columns
 from tinyflow.kernels.layout import pixels
-from tinyflow.kernels.scratch import scratch
+from tinyflow.kernels.plain.columns import row_columns
+from tinyflow.kernels.plain.scratch import scratch
 from tinyflow.kernels.window import Windows
 
 BLOCK_BYTES = 4 << 20

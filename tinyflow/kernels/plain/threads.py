@@ -6,15 +6,15 @@ and what is divided is the work around them: every thread gathers, multiplies an
 up a part of its own, which stays in its core's cache.
 
 Work comes in pieces of a tenth of a millisecond, and waking a sleeping thread takes
-half as long. So helpers wait awake (:mod:`tinyflow.kernels.helpers`), which glibc
+half as long. So helpers wait awake (:mod:`tinyflow.kernels.plain.helpers`), which glibc
 offers to Python; elsewhere there are none, and BLAS keeps its threads. Threads hand
 each other Python's lock between NumPy's calls: few long calls share better than many
 short ones.
 
 A few samples make work too small for that, and BLAS keeps its threads: which of the two
 it is must not change from one operator to the next. BLAS also keeps them where they
-cannot be taken from it (:mod:`tinyflow.kernels.blas`); then nothing is shared. Results
-may differ in the last digits with the number of threads, not with who calls from where.
+cannot be taken from it (``blas.py``); then nothing is shared. Results may differ in the
+last digits with the number of threads, not with who calls from where.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from typing import TypeVar
 import numpy as np
 
 from tinyflow.backend import Array
-from tinyflow.kernels import blas, helpers
 from tinyflow.kernels.cores import wanted
 from tinyflow.kernels.layout import flatten
-from tinyflow.kernels.scratch import BLOCK
+from tinyflow.kernels.plain import blas, helpers
+from tinyflow.kernels.plain.scratch import BLOCK
 
 Result = TypeVar("Result")
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from tinyflow.backend import Array, array_module
-from tinyflow.kernels import threads
+from tinyflow.kernels.plain import threads
 
 
 def product(a: Array, b: Array, samples: int) -> Array:
     """The product a b of (M, D) and (D, N) in any memory order, new.
 
     Threads take rows or columns of it, whichever there are more of. `samples`: see
-    :func:`tinyflow.kernels.threads.share`.
+    :func:`tinyflow.kernels.plain.threads.share`.
     """
     (m, depth), n = a.shape, b.shape[1]
     matmul = array_module(a).matmul

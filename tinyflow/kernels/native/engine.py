@@ -12,10 +12,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from tinyflow.backend import Array
-from tinyflow.kernels import pool
-from tinyflow.kernels.engine import Engine, Entry, How, Options, Shape
+from tinyflow.kernels.geometry import Conv, Shape, Window
 from tinyflow.kernels.layout import from_rows, swap, to_hwnc, to_rows
-from tinyflow.native.memory import (
+from tinyflow.kernels.native.memory import (
     alike,
     as_rows,
     at,
@@ -25,7 +24,7 @@ from tinyflow.native.memory import (
     step,
     zeros,
 )
-from tinyflow.native.windows import (
+from tinyflow.kernels.native.windows import (
     Axis,
     adjoint,
     adjoints,
@@ -34,6 +33,7 @@ from tinyflow.native.windows import (
     ref,
     takes,
 )
+from tinyflow.kernels.table import Engine, Entry, Options
 
 # p pointer, l long, i int, f float; a trailing > says that a long is returned
 _SIGNATURES = {
@@ -62,7 +62,7 @@ _TYPES = {
 
 
 class NativeEngine(Engine):
-    """The compiled kernels of :mod:`tinyflow.native`."""
+    """The compiled kernels."""
 
     name = "native"
     shares = False
@@ -74,12 +74,14 @@ class NativeEngine(Engine):
             function.argtypes = [_TYPES[s] for s in signature.rstrip(">")]
             function.restype = ctypes.c_long if signature.endswith(">") else None
 
-    def conv2d(self, x: Array, w: Array, how: How, bias: Array | None = None) -> Array:
+    def conv2d(
+        self, x: Array, w: Array, geometry: Conv, bias: Array | None = None
+    ) -> Array:
         """Convolution; see :meth:`Engine.conv2d`."""
-        if not takes(x, w, how, w.shape):
-            return super().conv2d(x, w, how, bias)
+        if not takes(x, w, geometry, w.shape):
+            return super().conv2d(x, w, geometry, bias)
         xb, wb = to_hwnc(x), to_hwnc(w)
-        v, h = axes(x.shape, w.shape, how)
+        v, h = axes(x.shape, w.shape, geometry)
         n, c, k = x.shape[0], x.shape[1], w.shape[0]
         b = None if bias is None else per_channel(bias)
         y = np.empty((v.out, h.out, n, k), np.float32)
@@ -89,13 +91,15 @@ class NativeEngine(Engine):
         self._check()
         return swap(y)
 
-    def conv2d_input_grad(self, g: Array, w: Array, x_shape: Shape, how: How) -> Array:
+    def conv2d_input_grad(
+        self, g: Array, w: Array, x_shape: Shape, geometry: Conv
+    ) -> Array:
         """Its input gradient: the same sum over adjoint axes."""
-        if not takes(g, w, how, w.shape) or not math.prod(x_shape):
-            return super().conv2d_input_grad(g, w, x_shape, how)
+        if not takes(g, w, geometry, w.shape) or not math.prod(x_shape):
+            return super().conv2d_input_grad(g, w, x_shape, geometry)
         gb, wb = to_hwnc(g), to_hwnc(w)
         n, c, height, width = x_shape
-        v, h = adjoints(x_shape, w.shape, how)
+        v, h = adjoints(x_shape, w.shape, geometry)
         dx = np.empty((height, width, n, c), np.float32)
         k = w.shape[0]
         self.library.tinyflow_conv(
@@ -104,12 +108,14 @@ class NativeEngine(Engine):
         self._check()
         return swap(dx)
 
-    def conv2d_weight_grad(self, g: Array, x: Array, w_shape: Shape, how: How) -> Array:
+    def conv2d_weight_grad(
+        self, g: Array, x: Array, w_shape: Shape, geometry: Conv
+    ) -> Array:
         """Its weight gradient, stored as (kh, kw, K, C)."""
-        if not takes(g, x, how, w_shape):
-            return super().conv2d_weight_grad(g, x, w_shape, how)
+        if not takes(g, x, geometry, w_shape):
+            return super().conv2d_weight_grad(g, x, w_shape, geometry)
         gb, xb = to_hwnc(g), to_hwnc(x)
-        v, h = axes(x.shape, w_shape, how)
+        v, h = axes(x.shape, w_shape, geometry)
         k, c, kh, kw = w_shape
         size = x.shape[0], c, k, ref(v), ref(h)
         dw = np.empty((kh, kw, k, c), np.float32)
@@ -327,11 +333,11 @@ class NativeEngine(Engine):
         dx = self.normalize(sent, scale.reshape(-1), zero)
         return dx.reshape(x.shape), ds.reshape(s.shape), sent.reshape(x.shape)
 
-    def max_pool2d(self, x: Array, how: pool.How) -> tuple[Array, Array]:
-        """See :func:`tinyflow.kernels.pool.max_pool2d_forward`."""
-        found = pool_axes(x.shape, how)
+    def max_pool2d(self, x: Array, window: Window) -> tuple[Array, Array]:
+        """See :func:`tinyflow.kernels.plain.pool.max_pool2d_forward`."""
+        found = pool_axes(x.shape, window)
         if found is None or not x.size:
-            return super().max_pool2d(x, how)
+            return super().max_pool2d(x, window)
         xb = to_hwnc(x)
         y = np.empty((found[0].out, found[1].out, *xb.shape[2:]), np.float32)
         taps = np.empty(y.shape, np.uint8)
@@ -340,12 +346,12 @@ class NativeEngine(Engine):
         return swap(y), swap(taps)
 
     def max_pool2d_input_grad(
-        self, g: Array, argmax: Array, x_shape: Shape, how: pool.How
+        self, g: Array, argmax: Array, x_shape: Shape, window: Window
     ) -> Array:
-        """See :func:`tinyflow.kernels.pool.max_pool2d_input_grad`."""
-        found = pool_axes(x_shape, how)
+        """See :func:`tinyflow.kernels.plain.pool.max_pool2d_input_grad`."""
+        found = pool_axes(x_shape, window)
         if found is None or not g.size:
-            return super().max_pool2d_input_grad(g, argmax, x_shape, how)
+            return super().max_pool2d_input_grad(g, argmax, x_shape, window)
         gb, taps = to_hwnc(g), to_hwnc(argmax)
         n, c, height, width = x_shape
         dx = np.empty((height, width, n, c), np.float32)

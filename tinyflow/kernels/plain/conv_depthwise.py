@@ -15,8 +15,8 @@ from __future__ import annotations
 import numpy as np
 
 from tinyflow.backend import Array, array_module
-from tinyflow.kernels.scratch import scratch
-from tinyflow.kernels.sums import column_sums
+from tinyflow.kernels.plain.scratch import scratch
+from tinyflow.kernels.plain.sums import column_sums
 from tinyflow.kernels.window import Windows
 
 BLOCK_BYTES = 1 << 20

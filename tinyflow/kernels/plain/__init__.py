@@ -1,0 +1,1 @@
+"""Plain array code, right for every dtype, on NumPy and CuPy."""
