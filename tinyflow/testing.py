@@ -33,6 +33,8 @@ from tinyflow.ops.arguments import number, shown, whole
 from tinyflow.tape import Tape
 from tinyflow.tensor import TapeError, Tensor, l2_norm, plain_array
 
+__all__ = ["check_vjp", "numerical_gradient", "spaced"]
+
 Function: TypeAlias = Callable[..., Tensor]
 
 

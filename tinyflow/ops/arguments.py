@@ -357,3 +357,17 @@ def generator_of(op: str, x: Any, name: str) -> np.random.Generator:
         f"{op}: {name} must be a numpy.random.Generator, e.g. "
         f"numpy.random.default_rng(0), not {shown(x)}"
     )
+
+
+NOT_GIVEN: Any = object()
+"""The default of a layer's `rng`, so that :func:`source_of` can say what is missing."""
+
+
+def source_of(op: str, rng: Any) -> np.random.Generator | None:
+    """Where a layer draws its initial weights; zeros, None, must be asked for."""
+    if rng is NOT_GIVEN:
+        raise TypeError(
+            f"{op}: rng is missing: make one rng = numpy.random.default_rng(0) and "
+            "give it to every layer, rng=rng; with rng=None weights are zero"
+        )
+    return None if rng is None else generator_of(op, rng, "rng")
