@@ -1,14 +1,16 @@
 """What is printed, and what a notebook shows: read as a reader reads it."""
 
 import html.parser
+import io
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import tinyflow
 from models import build_model, count_parameters
-from tinyflow import Tape, Tensor, display, fork, nn, optim
-from tinyflow.data import Loader, load_dataset
+from tinyflow import Tape, Tensor, data, display, flow, fork, nn, optim
+from tinyflow.data import Loader, load_dataset, normalize
 
 
 def net(seed=0):
@@ -61,6 +63,8 @@ def test_a_tensor_shows_its_array():
     large = repr(Tensor(np.zeros((100, 100)), requires_grad=True))
     assert "...," in large and large.count("\n") < 10
     assert large.endswith("name='leaf', requires_grad=True)")
+    images = repr(Tensor(np.zeros((64, 3, 32, 32))))
+    assert images.count("0.") == 16 and images.count("\n") < 25  # two of each axis
     assert repr(Tensor(2.5)) == "Tensor(2.5, shape=(), dtype=float64, name='leaf')"
 
 
@@ -189,12 +193,14 @@ def test_the_rooms_are_open_and_list_what_is_public():
     for name in dir(tinyflow):
         assert getattr(tinyflow, name) is not None
     assert {"optim", "data", "flow", "testing", "train", "grad"} <= set(dir(tinyflow))
-    for room in (nn, optim, tinyflow.ops):
+    rooms = (nn, optim, tinyflow.ops, data, flow, tinyflow.train, tinyflow.testing)
+    for room in rooms:
         assert dir(room) == sorted(room.__all__)
         assert all(hasattr(room, name) for name in dir(room))
     for room, name, said in (
         (tinyflow, "no_grad", "without a `with Tape"),
         (nn, "ModuleList", "in a list, self.layers"),
+        (data, "DataLoader", r"data\.Loader\(dataset, batch_size\)"),
         (optim, "lr_scheduler", r"assign optimizer\.lr"),
         (tinyflow.ops, "cat", r"ops\.concat\(tensors, dim\)"),
         (net(), "cuda", r"Sequential has no 'cuda': model\.to\('cuda'\)"),
@@ -202,3 +208,67 @@ def test_the_rooms_are_open_and_list_what_is_public():
     ):
         with pytest.raises(AttributeError, match=said):
             getattr(room, name)
+
+
+# --- what the instrument found --------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def probes():
+    data = load_dataset("shapes", limit=4)
+    images = normalize(data.images, data.mean, data.std)
+    return [
+        flow.probe(build_model(name), images, data.labels)
+        for name in ("resnet20", "densenet121")
+    ]
+
+
+def test_a_figure_shows_itself_without_pyplot(probes, monkeypatch):
+    """As a picture of the size the caption was made for, whatever the user has set."""
+    matplotlib = pytest.importorskip("matplotlib")
+    monkeypatch.setitem(matplotlib.rcParams, "font.size", 40)
+    residual, dense = probes
+    sizes = set()
+    for found in (
+        flow.block_terms(residual.tape),
+        flow.spectrum(residual),
+        flow.dense_terms(dense.tape)[0],
+    ):
+        figure = flow.figure(found, "mine", "four images")
+        assert [t.get_text() for t in figure.texts][1] == "four images"
+        assert figure.texts[0].get_text().startswith("mine")
+        assert figure.canvas.manager is None  # of pyplot's, which would keep it
+        picture = Image.open(io.BytesIO(figure._repr_png_()))
+        sizes.add(picture.size)
+        assert np.asarray(picture.convert("L")).std() > 10  # something is drawn
+    assert sizes == {(960, 540)}
+    assert matplotlib.rcParams["font.size"] == 40
+
+
+def test_a_table_is_printed_by_its_name(probes, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    residual, dense = probes
+    terms = flow.block_terms(residual.tape)
+    lines = repr(flow.table(terms)).split("\n")
+    assert lines[0] == "Blocks" and any(
+        f"{terms[0].ratio:.2f}" in x for x in lines[4:6]
+    )
+    assert repr(flow.table(flow.spectrum(residual), "Mine")).startswith("Mine\n")
+    assert "denseblock1" in repr(flow.table(flow.dense_terms(dense.tape)))
+
+
+@pytest.mark.parametrize("show", [flow.figure, flow.table])
+@pytest.mark.parametrize("found", [[], 3, None, "terms"])
+def test_what_has_no_figure_and_no_table(show, found):
+    with pytest.raises(
+        TypeError, match=r"^there is a (figure|table) of what block_term"
+    ):
+        show(found)
+
+
+def test_a_probe_is_a_line(probes):
+    said = repr(probes[0])
+    assert said.startswith(
+        f"Probe(loss={probes[0].loss.item():.4f}, images of shape (4, 3"
+    )
+    assert "\n" not in said

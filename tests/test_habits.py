@@ -1,6 +1,7 @@
 """Habits of other libraries' users: each works, or one line says what to write."""
 
 import copy
+import inspect
 import pickle
 import subprocess
 import sys
@@ -119,3 +120,19 @@ def test_a_loop_as_in_pytorch():
     logits = model(Tensor(images))
     assert ops.cross_entropy(logits, labels).item() < np.log(10) / 2
     assert (logits.argmax(1) == labels).mean() > 0.9
+
+
+def test_a_number_is_formatted_as_one():
+    loss = Tensor(np.float32(0.125))
+    assert f"{loss:.2f} {loss:8.3e}" == "0.12 1.250e-01" and f"{loss}" == repr(loss)
+    assert f"{round(float(loss), 1)}" == "0.1"
+    with pytest.raises(ValueError, match="only a tensor of one element is a number"):
+        f"{Tensor([1.0, 2.0]):.2f}"
+
+
+def test_what_a_signature_and_an_error_show_fits_on_a_line():
+    assert "rng: 'Rng' = <to be given>" in str(inspect.signature(nn.Linear))
+    with pytest.raises(
+        TypeError, match=r"must be a Module, not a list of ReLU, Linear:"
+    ):
+        nn.Sequential([nn.ReLU(), nn.Linear(2, 2, rng=None)])

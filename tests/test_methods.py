@@ -56,7 +56,12 @@ def test_what_has_no_gradient_answers_with_arrays_and_numbers():
     x = Tensor(A)
     assert x.size == x.numel() == 6 and len(x) == 2 and Tensor(3.0).size == 1
     assert x.argmax(1).tolist() == [2, 0] and x.argmax(-1).tolist() == [2, 0]
-    assert x.argmax() == 3 and x.numpy() is x.data and x.tolist() == A.tolist()
+    assert (
+        x.device == "cpu"
+        and x.argmax() == 3
+        and x.numpy() is x.data
+        and x.tolist() == A.tolist()
+    )
     assert (x.argmax(1) == np.array([2, 1])).mean() == 0.5
     with pytest.raises(ValueError, match=r"argmax: dim 2 is out of range"):
         x.argmax(2)
@@ -100,6 +105,7 @@ def test_backward_is_the_active_tapes():
         (lambda x: x.cuda(), "'cuda': .*Tensor"),
         (lambda x: x.max(), r"'max': x.amax\(dim\), and x.argmax"),
         (lambda x: x.register_hook(print), r"'register_hook': .*tape.edges\(x\)"),
+        (lambda x: x.requires_grad_(), "'requires_grad_': x.requires_grad = True"),
         (lambda x: x.nothing, "a Tensor has no 'nothing'$"),
         (lambda x: x.nothing_, "nothing writes"),
         (lambda x: x.__nothing__, "a Tensor has no '__nothing__'$"),

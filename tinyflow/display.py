@@ -100,9 +100,16 @@ def options(held: Mapping[str, Any]) -> str:
 
 
 def tensor(x: Tensor) -> str:
-    """The array as NumPy prints it, then shape, dtype, name and label."""
+    """The array as NumPy prints it (of images only corners), shape, dtype, name."""
+    edge, most = (1, 100) if x.ndim > 2 else (None, None)
     found = [
-        np.array2string(asnumpy(x.data), separator=", ", prefix="Tensor("),
+        np.array2string(
+            asnumpy(x.data),
+            separator=", ",
+            prefix="Tensor(",
+            edgeitems=edge,
+            threshold=most,
+        ),
         f"shape={x.shape}, dtype={x.dtype}, name={x.node.name!r}",
     ]
     if x.label:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 _NO_WRITES = "nothing writes to an array the tape has seen: build a new tensor"
-_DTYPE = "Tensor(x.data.astype('float64')), or model.to(dtype='float64')"
+_DTYPE = "Tensor(x.data.astype(dtype)), or of a whole model model.to(dtype=dtype)"
 
 TENSOR: Mapping[str, str] = {
     "astype": _DTYPE,
@@ -29,6 +29,7 @@ TENSOR: Mapping[str, str] = {
     "max": "x.amax(dim), and x.argmax(dim) for where",
     "min": "-(-x).amax(dim)",
     "register_hook": "record on a Tape(retain='edges'), then ask tape.edges(x)",
+    "requires_grad_": "x.requires_grad = True",
     "retain_grad": "a Tape(retain='edges') keeps every gradient",
     "squeeze": "x.reshape(shape) or x[:, 0]",
     "std": "((x - x.mean()) ** 2).mean().sqrt()",
@@ -67,6 +68,11 @@ NN: Mapping[str, str] = {
     "Parameter": "Tensor(array, requires_grad=True)",
     "functional": "tinyflow.ops",
     "init": "nn.normal(rng, shape, std), nn.zeros(n), nn.ones(n)",
+}
+
+DATA: Mapping[str, str] = {
+    "DataLoader": "data.Loader(dataset, batch_size)",
+    "TensorDataset": "data.Dataset(name, images, labels, classes, mean, std)",
 }
 
 OPTIM: Mapping[str, str] = {

@@ -11,7 +11,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from tinyflow import habits, ops
-from tinyflow.backend import Array, asnumpy
+from tinyflow.backend import Array, asnumpy, device_of
 from tinyflow.ops.arguments import axis_of
 from tinyflow.tape import active_tape
 from tinyflow.tensor import TapeError, Tensor
@@ -91,6 +91,11 @@ class Methods:
     def size(self: Any) -> int:
         """Number of entries, as of an array."""
         return Size(math.prod(self.shape))
+
+    @property
+    def device(self: Any) -> str:
+        """Where the array is: "cpu" or "cuda"."""
+        return device_of(self.data)
 
     def numel(self: Any) -> int:
         """Number of entries."""

@@ -181,6 +181,9 @@ class Tensor(Methods):
     def __repr__(self) -> str:
         return display.tensor(self)
 
+    def __format__(self, spec: str) -> str:
+        return format(self.item(), spec) if spec else str(self)
+
     # --- as the array does -----------------------------------------------------------
 
     def _one(self, what: str) -> Array:

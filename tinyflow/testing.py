@@ -35,6 +35,11 @@ from tinyflow.tensor import TapeError, Tensor, l2_norm, plain_array
 
 __all__ = ["check_vjp", "numerical_gradient", "spaced"]
 
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 Function: TypeAlias = Callable[..., Tensor]
 
 

@@ -39,6 +39,8 @@ def shown(x: Any) -> str:
         return f"a Tensor of shape {x.shape}"
     if getattr(x, "ndim", 0) and hasattr(x, "dtype"):
         return f"an array of {x.dtype}, shape {tuple(x.shape)}"
+    if isinstance(x, list | tuple) and any(map(callable, x)):
+        return f"a {type(x).__name__} of {', '.join(type(y).__name__ for y in x[:3])}"
     if x is None or isinstance(x, int | float | complex | str | Sequence | np.generic):
         try:
             text = reprlib.repr(x)
@@ -359,7 +361,12 @@ def generator_of(op: str, x: Any, name: str) -> np.random.Generator:
     )
 
 
-NOT_GIVEN: Any = object()
+class _NotGiven:
+    def __repr__(self) -> str:
+        return "<to be given>"
+
+
+NOT_GIVEN: Any = _NotGiven()
 """The default of a layer's `rng`, so that :func:`source_of` can say what is missing."""
 
 

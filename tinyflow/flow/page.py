@@ -1,0 +1,20 @@
+"""The page figures are drawn on: Matplotlib's, which a notebook shows by itself."""
+
+from __future__ import annotations
+
+import io
+
+from matplotlib.figure import Figure
+
+from tinyflow.flow.figures import style
+
+DPI = 60  # of what a notebook shows: 16:9 inches are 960 by 540 pixels
+
+
+class Page(Figure):
+    """A figure without pyplot: nothing keeps it open, and no screen is needed."""
+
+    def _repr_png_(self) -> bytes:
+        with style(), io.BytesIO() as buffer:
+            self.savefig(buffer, format="png", dpi=DPI)
+            return buffer.getvalue()
