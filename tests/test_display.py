@@ -130,6 +130,8 @@ def test_a_module_is_a_tree_with_shapes_and_counts():
     model[0].weight.requires_grad = False
     assert repr(model).startswith("Sequential: 330 parameters, 216 of them frozen\n")
     assert len(model) == 5 and model[-1] is model.head
+    norm = nn.BatchNorm2d(2, eps=1e-5 * 1.0, momentum=0.5, affine=False)
+    assert norm.summary().rows[0][1] == "BatchNorm2d(momentum=0.5)"
 
 
 def test_a_summary_with_a_shape_runs_the_network_and_leaves_it_as_it_was():
@@ -144,8 +146,21 @@ def test_a_summary_with_a_shape_runs_the_network_and_leaves_it_as_it_was():
     for name, b in model.named_buffers():
         np.testing.assert_array_equal(b, before[name])
     assert all(p.grad is None for p in model.parameters())
+    two = Both()
+    assert [row[-1] for row in two.summary((1, 2)).rows] == ["", "(1, 3)", ""]
     model.to(dtype="float64")
     assert model.summary((1, 3, 4, 4)).rows[0][-1] == "(1, 10)"
+
+
+class Both(nn.Module):
+    """Returns no tensor, and has a child that is not used."""
+
+    def __init__(self):
+        self.used = nn.Linear(2, 3, rng=None)
+        self.spare = nn.Linear(9, 9, rng=None)
+
+    def forward(self, x):
+        return x, self.used(x)
 
 
 @pytest.mark.parametrize("name", ["resnet20", "se_resnet20", "densenet121", "vgg11"])

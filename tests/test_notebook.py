@@ -40,7 +40,7 @@ def test_the_page_about_notebooks(tmp_path, monkeypatch, capsys):
     said = capsys.readouterr().out
     losses = [float(loss) for loss in re.findall(r"epoch \d: loss (\S+)", said)]
     assert len(losses) == 5 and losses[-1] < losses[0] - 0.3
-    assert float(re.search(r"right: (\S+)", said)[1]) > 0.25  # chance: 0.1
+    assert float(re.search(r"right: (\S+)", said)[1]) > 0.2  # chance: 0.1
     assert "(1, 10)" in said and "[2. 4.]" in said and "[ True  True]" in said
     assert len(re.findall(r"Edge\(x -> (mul|exp)", said)) == 3
 

@@ -206,12 +206,13 @@ def _tree(m: Module) -> Iterator[tuple[int, str, str, Module]]:
 
 def _kind(part: Module) -> str:
     """Class and options, without those that are as they are by default."""
-    usual = signature(type(part).__init__).parameters
+    given = signature(type(part).__init__).parameters
+    usual = {name: parameter.default for name, parameter in given.items()}
     own = {
         name: held
         for name, held in vars(part).items()
         if name not in ("training", "path", "name")
-        and not (name in usual and held is usual[name].default)
+        and not (isinstance(held, SIMPLE) and held == usual.get(name))
     }
     return f"{type(part).__name__}({options(own)})"
 

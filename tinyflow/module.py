@@ -134,12 +134,12 @@ class Module:
         first = next((p.data for p in self.parameters()), np.zeros((), np.float32))
         try:
             with Tape() as tape:
-                out = self.eval()(Tensor(array_module(first).zeros(shape, first.dtype)))
+                self.eval()(Tensor(array_module(first).zeros(shape, first.dtype)))
         finally:
             for (_, m), mode in zip(known, modes, strict=True):
                 m.training = mode
-        outputs = {p: tape.names[p].shape for p, _ in known if p in tape.names}
-        return display.module(self, {**outputs, "": out.shape})
+        run = {path: tape.names.get(path or "out") for path, _ in known}
+        return display.module(self, {p: node.shape for p, node in run.items() if node})
 
     def _spell_paths(self) -> None:
         known = set()
