@@ -2,6 +2,7 @@
 
 import html.parser
 import io
+import re
 
 import numpy as np
 import pytest
@@ -65,6 +66,8 @@ def test_a_tensor_shows_its_array():
     assert large.endswith("name='leaf', requires_grad=True)")
     images = repr(Tensor(np.zeros((64, 3, 32, 32))))
     assert images.count("0.") == 16 and images.count("\n") < 25  # two of each axis
+    assert repr(Tensor(np.zeros((1, 2, 50)))).count("0.") == 100  # few are shown whole
+    assert repr(Tensor(np.zeros((1, 1, 101)))).count("0.") == 2
     assert repr(Tensor(2.5)) == "Tensor(2.5, shape=(), dtype=float64, name='leaf')"
 
 
@@ -98,10 +101,21 @@ def test_edges_nodes_and_tapes_say_what_came_back():
     assert set(tape._ipython_key_completions_()) == {"x", "mul", "add", "sum"}
 
 
+def test_numbers_stand_to_the_right():
+    table = display.Table("t", ("word", "n"), [("a", 1), ("<b>", 1000)])
+    assert repr(table) == "t\nword      n\na         1\n<b>   1,000"
+    aligned = re.findall(r"text-align:(\w+)", table._repr_html_())
+    assert aligned == ["left", "right"] * 2
+
+
 def test_a_long_tape_leaves_out_its_middle():
     x = y = Tensor(1.0, requires_grad=True)
     with Tape() as tape:
-        for _ in range(display.MOST + 7):
+        for _ in range(display.MOST):
+            y = y + x
+    assert "more" not in tape._repr_html_()
+    with tape:
+        for _ in range(7):
             y = y + x
     _, *rows = Cells(tape._repr_html_()).rows
     assert len(rows) == display.MOST + 1 and rows[0][0] == "0"
