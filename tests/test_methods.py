@@ -32,6 +32,8 @@ SAME = {  # in PyTorch's spelling, which is ours
     "permute": lambda x: x.permute(1, 0),
     "transpose": lambda x: x.transpose(0, 1),
     "split": lambda x: x.split(2, 1)[0],
+    "3 + x": lambda x: 3.0 + x,
+    "2 * x": lambda x: 2.0 * x,
     "1 - x": lambda x: 1.0 - x,
     "2 / x": lambda x: 2.0 / x,
 }
