@@ -55,6 +55,14 @@ ROOMS = {  # files of the source, patterns of test files
         [f"tinyflow/train/{name}.py" for name in TRAIN.split()],
         "golden_train train* trace step checkpoint captured_loop folders options",
     ),
+    "habits": (
+        [
+            *(f"tinyflow/{n}.py" for n in "display functional habits methods".split()),
+            "tinyflow/flow/page.py",
+            "tinyflow/flow/shown.py",
+        ],
+        "display functional habits methods docstrings",
+    ),
     "threads": (["tinyflow/kernels/plain/threads.py"], "golden_add threads* kernels"),
     "claims": (["tinyflow/flow/claims*.py"], "claims* stats golden_*"),
 }

@@ -4,6 +4,7 @@ from collections import OrderedDict, deque, namedtuple
 
 import numpy as np
 import pytest
+from pytest import approx
 
 from models import count_parameters
 from tinyflow import Tape, TapeError, Tensor, fork, mark, nn, ops, record
@@ -286,6 +287,9 @@ def test_tensors_are_read_as_their_arrays():
     assert np.asarray(t) is a and np.asarray(t, np.float32).dtype == np.float32
     assert np.array(t) is not a and np.array([t, u]).shape == (2, 2, 3)
     assert np.mean(t) == 2.5 and np.stack([t, u]).dtype == np.float64
+    assert np.sum(t, axis=0).tolist() == [3, 5, 7] and type(np.argmax(t)) is np.int64
+    assert np.where(t > 2, t, 0.0).tolist() == [[0, 0, 0], [3, 4, 5]]
+    assert np.einsum("ij,ij", t, u) == 70 and np.linalg.norm(x=t) ** 2 == approx(55)
     assert len(t) == 2 and [row.shape for row in t] == [(3,), (3,)]
     assert (t == u).tolist() == (a == a + 1).tolist()
     assert (t != 3).sum() == 5 and (t < u).all() and (a + 1 >= t).all()

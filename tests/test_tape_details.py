@@ -21,7 +21,9 @@ def test_parts_say_what_they_are():
     (handle,) = fork(x, "left")
     with Tape() as tape:
         ops.sum(ops.mul(handle, 3.0))
-    assert repr(x) == "Tensor(x, shape=(2,), dtype=float64)"
+    assert repr(x) == (
+        "Tensor([1., 2.], shape=(2,), dtype=float64, name='x', requires_grad=True)"
+    )
     assert repr(x.node) == "Node(x, shape=(2,), dtype=float64)"
     (edge,) = tape.edges(x)
     assert repr(edge) == "Edge(x -> mul[0] (left))"

@@ -8,15 +8,23 @@ output and ``tape["layer3.2.in"]`` its (first) input.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from tinyflow.backend import Array, DeviceError, asarray, choose_device, explain
+from tinyflow import display, habits
+from tinyflow.backend import (
+    Array,
+    DeviceError,
+    array_module,
+    asarray,
+    choose_device,
+    explain,
+)
 from tinyflow.kernels.engine import engine
 from tinyflow.state import fitting, needs_mapping
-from tinyflow.tape import active_tape
+from tinyflow.tape import Tape, active_tape
 from tinyflow.tensor import Tensor
 from tinyflow.waiting import in_module
 
@@ -39,6 +47,22 @@ class Module:
     modules, may stand in lists, tuples and dictionaries: ``self.layers = [a, b]`` makes
     ``layers.0`` and ``layers.1``. Each is counted, moved and saved once, under its
     first name, however often it is used.
+
+    >>> import numpy as np
+    >>> from tinyflow import nn
+    >>> class Net(nn.Module):
+    ...     def __init__(self, rng):
+    ...         self.layers = [nn.Linear(4, 8, rng=rng), nn.Linear(8, 2, rng=rng)]
+    ...
+    ...     def forward(self, x):
+    ...         first, second = self.layers
+    ...         return second(first(x).relu())
+    >>> Net(np.random.default_rng(0)).summary(shape=(1, 4))
+    Net: 58 parameters
+    name        module    holds                     parameters  output
+                Net()                                       58  (1, 2)
+      layers.0  Linear()  weight (8, 4); bias (8,)          40  (1, 8)
+      layers.1  Linear()  weight (2, 8); bias (2,)          18  (1, 2)
 
     Raises:
         TypeError: (when looked through) a set, which has no order, holds any of them.
@@ -88,6 +112,38 @@ class Module:
         if isinstance(out, Tensor):
             tape.names[path or "out"] = out.node
         return out
+
+    if not TYPE_CHECKING:  # a type checker should go on to refuse what is not there
+
+        def __getattr__(self, name: str) -> Any:
+            raise habits.unknown(type(self).__name__, name, habits.MODULE, self)
+
+    def __repr__(self) -> str:
+        return repr(display.module(self))
+
+    def _repr_html_(self) -> str:
+        return display.module(self)._repr_html_()
+
+    def summary(self, shape: Sequence[int] | None = None) -> display.Table:
+        """The tree that printing shows: modules, what they hold, and how many numbers.
+
+        Args:
+            shape: of an input, e.g. (1, 3, 32, 32). If given, zeros of that shape are
+                run in evaluation mode, and each module's output shape is shown.
+        """
+        if shape is None:
+            return display.module(self)
+        known = list(self.named_modules())
+        modes = [m.training for _, m in known]
+        first = next((p.data for p in self.parameters()), np.zeros((), np.float32))
+        try:
+            with Tape() as tape:
+                self.eval()(Tensor(array_module(first).zeros(shape, first.dtype)))
+        finally:
+            for (_, m), mode in zip(known, modes, strict=True):
+                m.training = mode
+        run = {path: tape.names.get(path or "out") for path, _ in known}
+        return display.module(self, {p: node.shape for p, node in run.items() if node})
 
     def _spell_paths(self) -> None:
         known = set()
@@ -176,6 +232,11 @@ class Module:
     def parameters(self) -> list[Tensor]:
         """Every trainable tensor, in order of definition."""
         return [p for _, p in self.named_parameters()]
+
+    def zero_grad(self) -> None:
+        """Forget the gradients of all parameters, as an optimiser does of its own."""
+        for p in self.parameters():
+            p.grad = None
 
     # --- mode, place and state -------------------------------------------------------
 

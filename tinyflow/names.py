@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tinyflow.node import Edge, Node, TapeError
+from tinyflow.node import Edge, Edges, Node, TapeError
 from tinyflow.tensor import Tensor
 
 
@@ -46,6 +46,9 @@ class Names:
         self._counts[name] = count
         return f"{name}#{count}" if count > 1 else name
 
+    def _ipython_key_completions_(self) -> list[str]:
+        return list(self.names)  # after tape["
+
     def __getitem__(self, name: str) -> Node:
         """The node called `name`; a module path means that module's output."""
         try:
@@ -64,7 +67,7 @@ class Names:
     def edges(self, of: Tensor | Node | str, label: str | None = None) -> list[Edge]:
         """The edges into a tensor, in the order in which they were recorded."""
         found = self.uses.get(self.node(of), [])
-        return [e for e in found if label is None or e.label == label]
+        return Edges(e for e in found if label is None or e.label == label)
 
     def edge(self, of: Tensor | Node | str, label: str) -> Edge:
         """The one edge into `of` that carries `label`."""

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from tinyflow import ops
+from tinyflow import habits, ops
 from tinyflow.kernels.layout import swap, to_hwnc
 from tinyflow.module import Module, Rng
 from tinyflow.ops.arguments import (
+    NOT_GIVEN,
     Pair,
     choice,
     flag,
-    generator_of,
     number,
     pair,
     shown,
+    source_of,
     whole,
 )
 from tinyflow.ops.conv import Padding, geometry
@@ -45,6 +46,9 @@ __all__ = [
     "zeros",
 ]
 
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = habits.answers(__name__, habits.NN)
+
 
 class Sequential(Module):
     """Modules run one after the other, named 0, 1, 2 … or by the given names.
@@ -53,10 +57,8 @@ class Sequential(Module):
     """
 
     def __init__(self, *modules: Module, **named: Module) -> None:
-        for name, module in {
-            **{str(i): m for i, m in enumerate(modules)},
-            **named,
-        }.items():
+        given = {str(i): m for i, m in enumerate(modules)} | named
+        for name, module in given.items():
             if not isinstance(module, Module):
                 where = f"modules[{name}]" if name.isdigit() else name
                 raise TypeError(
@@ -71,6 +73,12 @@ class Sequential(Module):
 
     def __iter__(self) -> Iterator[Module]:
         return (child for _, child in self.children())
+
+    def __len__(self) -> int:
+        return len(list(self.children()))
+
+    def __getitem__(self, index: int) -> Module:
+        return list(self.children())[index][1]
 
     def forward(self, x: Tensor) -> Tensor:
         """Run every child in order."""
@@ -110,7 +118,7 @@ class Conv2d(Module):
         bias: bool = True,
         *,
         fan: Literal["in", "out"] = "out",
-        rng: Rng,
+        rng: Rng = NOT_GIVEN,
     ) -> None:
         op = type(self).__name__
         in_channels = whole(op, in_channels, "in_channels", 1)
@@ -124,7 +132,7 @@ class Conv2d(Module):
             )
         geometry(op, (kh, kw), stride, padding, dilation)
         fan_in = choice(op, fan, "fan", ("in", "out")) == "in"
-        rng = _source(op, rng)
+        rng = source_of(op, rng)
         shape = (out_channels, in_channels // groups, kh, kw)
         channels = in_channels if fan_in else out_channels
         std = math.sqrt(2 / (channels // groups * kh * kw))
@@ -158,13 +166,13 @@ class Linear(Module):
         bias: bool = True,
         *,
         std: float | None = None,
-        rng: Rng,
+        rng: Rng = NOT_GIVEN,
     ) -> None:
         op = type(self).__name__
         in_features = whole(op, in_features, "in_features", 1)
         out_features = whole(op, out_features, "out_features", 1)
         std = 1 / math.sqrt(in_features) if std is None else number(op, std, "std", 0)
-        self.weight = normal(_source(op, rng), (out_features, in_features), std)
+        self.weight = normal(source_of(op, rng), (out_features, in_features), std)
         self.bias = zeros(out_features) if flag(op, bias, "bias") else None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -262,9 +270,9 @@ class Flatten(Module):
 class Dropout(Module):
     """Dropout with its own generator, see :func:`tinyflow.ops.dropout`."""
 
-    def __init__(self, p: float = 0.5, *, rng: Rng) -> None:
+    def __init__(self, p: float = 0.5, *, rng: Rng = NOT_GIVEN) -> None:
         op = type(self).__name__
-        self.p, rng = number(op, p, "p", 0, 1), _source(op, rng)
+        self.p, rng = number(op, p, "p", 0, 1), source_of(op, rng)
         self.generator = None if rng is None else rng.spawn(1)[0]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -284,10 +292,10 @@ class SqueezeExcitation(Module):
         rng: where the initial weights come from.
     """
 
-    def __init__(self, channels: int, squeezed: int, *, rng: Rng) -> None:
+    def __init__(self, channels: int, squeezed: int, *, rng: Rng = NOT_GIVEN) -> None:
         op = type(self).__name__
         channels = whole(op, channels, "channels", 1)
-        squeezed, rng = whole(op, squeezed, "squeezed", 1), _source(op, rng)
+        squeezed, rng = whole(op, squeezed, "squeezed", 1), source_of(op, rng)
         self.fc1 = Conv2d(channels, squeezed, 1, rng=rng)
         self.fc2 = Conv2d(squeezed, channels, 1, rng=rng)
 
@@ -299,14 +307,9 @@ class SqueezeExcitation(Module):
         return ops.mul(scale, ops.sigmoid(z))
 
 
-def _source(op: str, rng: Any) -> Rng:
-    """Checked `rng`."""
-    return None if rng is None else generator_of(op, rng, "rng")
-
-
 def normal(rng: Rng, shape: Iterable[int], std: float) -> Tensor:
     """A float32 parameter drawn from N(0, std²)."""
-    rng = _source("normal", rng)
+    rng = source_of("normal", rng)
     if rng is None:
         return Tensor(np.zeros(tuple(shape), np.float32), requires_grad=True)
     draw = rng.standard_normal(tuple(shape), dtype=np.float32)

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from tinyflow import display
 from tinyflow.backend import Array
 from tinyflow.kernels import lengths
 from tinyflow.kernels.plain.sums import squares
@@ -126,7 +127,7 @@ class Node(_Measured):
         self.version = 0
 
     def __repr__(self) -> str:
-        return f"Node({self.name}, shape={self.shape}, dtype={self.dtype})"
+        return display.node(self)
 
 
 class Edge(_Measured):
@@ -155,5 +156,11 @@ class Edge(_Measured):
         self.label = label
 
     def __repr__(self) -> str:
-        label = f" ({self.label})" if self.label else ""
-        return f"Edge({self.producer.name} -> {self.consumer}[{self.slot}]{label})"
+        return display.edge(self)
+
+
+class Edges(list[Edge]):
+    """A list of edges, shown as a table in a notebook."""
+
+    def _repr_html_(self) -> str:
+        return display.uses(self)._repr_html_()

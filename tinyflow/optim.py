@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from tinyflow import display, habits
 from tinyflow.backend import Array, array_module, asarray, device_of, numbers
 from tinyflow.kernels.engine import engine
 from tinyflow.kernels.lengths import scaled, together, trusted
@@ -20,6 +21,11 @@ from tinyflow.ops.arguments import number, shown
 from tinyflow.signals import deferred
 from tinyflow.state import fitting, needs_mapping, whole_number
 from tinyflow.tensor import Tensor, length, square
+
+__all__ = ["SGD", "Adam", "AdamW", "Optimizer", "clip_grad_norm", "grad_norm"]
+
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = habits.answers(__name__, habits.OPTIM)
 
 Parameters: TypeAlias = Iterable[Tensor] | Iterable[tuple[str, Tensor]]
 
@@ -65,6 +71,11 @@ class Optimizer:
         self.steps: dict[str, int] = {}
         self.state: dict[str, dict[str, Array]] = {}
         self._kept_for: dict[str, Array] = {}  # whose state it is, as it lies in memory
+
+    def __repr__(self) -> str:
+        given = {k: v for k, v in vars(self).items() if k != "slots"}
+        count = len(self.parameters)
+        return f"{type(self).__name__}({count} parameters, {display.options(given)})"
 
     def zero_grad(self) -> None:
         """Forget all gradients; one that is not used in the next step stays None."""

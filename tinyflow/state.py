@@ -25,10 +25,13 @@ def save(
 ) -> None:
     """Write a module, an optimiser, or a mapping of names to arrays, all or nothing.
 
-    ::
-
-        tinyflow.save("model.safetensors", model)
-        model.load_state_dict(tinyflow.load("model.safetensors"))
+    >>> import numpy as np, tinyflow
+    >>> model = tinyflow.nn.Linear(3, 2, rng=np.random.default_rng(0))
+    >>> tinyflow.save("model.safetensors", model)
+    >>> other = tinyflow.nn.Linear(3, 2, rng=None)
+    >>> other.load_state_dict(tinyflow.load("model.safetensors"))
+    >>> bool((other.weight == model.weight).all())
+    True
 
     Args:
         path: the file; one that is there is replaced when the new one is complete.

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from tinyflow import sweep
+from tinyflow import display, sweep
 from tinyflow.backend import Array, array_module
 from tinyflow.names import Names
 from tinyflow.seen import Seen
@@ -99,13 +99,20 @@ def mark(x: Tensor, name: str) -> Tensor:
 class Tape(Names):
     """Records operators while it is active and sends gradients back through them.
 
-    ::
-
-        with Tape(retain="edges") as tape:
-            loss = cross_entropy(model(images), labels)
-        tape.backward(loss)
-        for edge in tape.edges("layer1.0.in"):
-            print(edge.label, edge.norm)
+    >>> from tinyflow import Tape, Tensor, fork
+    >>> x = Tensor([3.0, 4.0], requires_grad=True, name="x")
+    >>> with Tape(retain="edges") as tape:
+    ...     left, right = fork(x, "left", "right")
+    ...     loss = (left * 2 + right).sum()
+    >>> tape.backward(loss)
+    >>> x.grad
+    array([3., 3.])
+    >>> for edge in tape.edges(x):
+    ...     print(edge.label, edge.grad)
+    left [2. 2.]
+    right [1. 1.]
+    >>> tape
+    Tape(retain='edges', 3 operators, last 'sum')
 
     Args:
         retain: what backward keeps. "leaves": gradients of leaves only (training);
@@ -140,6 +147,12 @@ class Tape(Names):
         self.released = False
         self._seen = Seen(later=fuse)
         self._tokens: list[Any] = []
+
+    def __repr__(self) -> str:
+        return display.tape(self)
+
+    def _repr_html_(self) -> str:
+        return display.recorded(self)._repr_html_()
 
     # --- recording -----------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 
+from tinyflow import display
 from tinyflow.backend import Array
 from tinyflow.node import Edge, Node, Pullback, TapeError, l2_norm, length, square
 
@@ -93,12 +94,22 @@ class Waiting(Protocol):
         """Compute it and put it on the tape."""
 
 
-class Tensor:
+if TYPE_CHECKING:
+    from tinyflow.methods import Methods
+else:  # attached by tinyflow.methods: the core knows no operator
+    Methods = object
+
+
+class Tensor(Methods):
     """An array with a place on the tape.
 
     It converts like the array it holds (``np.asarray(t)``, ``float(t)``, ``bool(t)``
     for one element, ``len(t)``, iteration, comparisons); what is computed by NumPy from
-    it is not on the tape.
+    it is not on the tape. The operators are its methods too:
+
+    >>> from tinyflow import Tensor
+    >>> Tensor([[1.0, -2.0], [3.0, 4.0]]).relu().sum(dim=1)
+    Tensor([1., 7.], shape=(2,), dtype=float64, name='sum')
 
     Args:
         data: the array (NumPy or CuPy), a number, or nested lists of numbers.
@@ -219,7 +230,10 @@ class Tensor:
         return float(self._one("a number").item())
 
     def __repr__(self) -> str:
-        return f"Tensor({self.node.name}, shape={self.shape}, dtype={self.dtype})"
+        return display.tensor(self)
+
+    def __format__(self, spec: str) -> str:
+        return format(self.item(), spec) if spec else str(self)
 
     # --- as the array does -----------------------------------------------------------
 
@@ -238,6 +252,12 @@ class Tensor:
                 "tinyflow.backend.asnumpy(t.data)"
             )
         return np.array(self.data, dtype=dtype, copy=copy)
+
+    def __array_function__(
+        self, function: Callable[..., Any], types: Any, args: Any, kwargs: Any
+    ) -> Any:
+        """Functions of NumPy, such as ``np.mean``, get the arrays."""
+        return function(*_arrays(args), **_arrays(kwargs))
 
     def __bool__(self) -> bool:
         return bool(self._one("true or false").item())
@@ -270,23 +290,6 @@ class Tensor:
     __le__: Any = partialmethod(_compare, how=le)
     __gt__: Any = partialmethod(_compare, how=gt)
     __ge__: Any = partialmethod(_compare, how=ge)
-
-    if TYPE_CHECKING:  # attached by tinyflow.ops: the tape knows no operator
-
-        def __add__(self, other: Any) -> Tensor: ...
-        def __radd__(self, other: Any) -> Tensor: ...
-        def __sub__(self, other: Any) -> Tensor: ...
-        def __rsub__(self, other: Any) -> Tensor: ...
-        def __mul__(self, other: Any) -> Tensor: ...
-        def __rmul__(self, other: Any) -> Tensor: ...
-        def __truediv__(self, other: Any) -> Tensor: ...
-        def __rtruediv__(self, other: Any) -> Tensor: ...
-        def __neg__(self) -> Tensor: ...
-        def __pow__(self, exponent: float) -> Tensor: ...
-        def __rpow__(self, base: Any) -> Tensor: ...
-        def __matmul__(self, other: Any) -> Tensor: ...
-        def __rmatmul__(self, other: Any) -> Tensor: ...
-        def __getitem__(self, index: Any) -> Tensor: ...
 
 
 def _can_learn(array: Array, name: str) -> None:
@@ -321,3 +324,10 @@ def needs_tensor(who: str, x: Any) -> None:
 def value(x: Any) -> Any:
     """The array behind a tensor; anything else as it is."""
     return x.data if isinstance(x, Tensor) else x
+
+
+def _arrays(x: Any) -> Any:
+    """`x` with each Tensor in it, however deep in lists, replaced by its array."""
+    if isinstance(x, dict):
+        return {key: _arrays(item) for key, item in x.items()}
+    return type(x)(map(_arrays, x)) if type(x) in (list, tuple) else value(x)

@@ -33,6 +33,13 @@ from tinyflow.ops.arguments import number, shown, whole
 from tinyflow.tape import Tape
 from tinyflow.tensor import TapeError, Tensor, l2_norm, plain_array
 
+__all__ = ["check_vjp", "numerical_gradient", "spaced"]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 Function: TypeAlias = Callable[..., Tensor]
 
 

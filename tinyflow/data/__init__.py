@@ -1,5 +1,8 @@
 """Image data sets, augmentation and batches, on NumPy alone."""
 
+from typing import TYPE_CHECKING
+
+from tinyflow import habits
 from tinyflow.data.augment import normalize, random_crop_flip
 from tinyflow.data.base import DataError, Dataset
 from tinyflow.data.cifar import load_cifar10
@@ -21,3 +24,6 @@ __all__ = [
     "normalize",
     "random_crop_flip",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = habits.answers(__name__, habits.DATA)

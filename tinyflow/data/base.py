@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ class DataError(Exception):
     """Data that cannot be used: one sentence on what, where and what to do."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
     """Labelled square images held in memory as bytes.
 
@@ -75,6 +75,24 @@ class Dataset:
     def __len__(self) -> int:
         """Number of images, N."""
         return len(self.labels)
+
+    def __repr__(self) -> str:
+        size = "x".join(map(str, self.images.shape[1:]))
+        names = f"{', '.join(self.classes[:10])}{', ...' * (len(self.classes) > 10)}"
+        return (
+            f"Dataset({self.name}: {len(self):,} images of {size}, "
+            f"{len(self.classes)} classes: {names})"
+        )
+
+    def __getitem__(self, index: Any) -> Any:
+        """``data[3]``: an image, bytes (C, H, W), and its label; ``data[:100]``: a set.
+
+        A set too for an array of indices or of truths.
+        """
+        labels = self.labels[index]
+        if np.ndim(labels) == 0:
+            return self.images[index], int(labels)
+        return replace(self, images=self.images[index], labels=labels)
 
     @property
     def num_classes(self) -> int:

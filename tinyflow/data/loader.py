@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from tinyflow import display
 from tinyflow.data.augment import normalize, random_crop_flip
 from tinyflow.data.base import DataError, Dataset
 
@@ -22,6 +23,9 @@ _ORDER, _AUGMENT = 0, 1
 
 class Loader:
     """Serves a Dataset batch by batch.
+
+    ``for images, labels in loader`` runs through one epoch: the first time epoch 0,
+    then 1, …; :meth:`epoch` serves one by number.
 
     The order of epoch k and the augmentation of each of its batches are drawn
     from ``(seed, k)`` alone, never from what was drawn before, so a run that
@@ -79,6 +83,16 @@ class Loader:
         self.seed = seed
         self.dtype: np.dtype[Any] = np.dtype(dtype)
         self.drop_last = drop_last
+        self.next_epoch = 0
+
+    def __repr__(self) -> str:
+        return f"Loader({self.dataset!r}, {display.options(vars(self))})"
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The batches of the next epoch."""
+        k = self.next_epoch
+        self.next_epoch += 1
+        return self.epoch(k)
 
     def __len__(self) -> int:
         """Number of batches in an epoch."""

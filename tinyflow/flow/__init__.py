@@ -2,8 +2,8 @@
 
 A library first: build a model from :mod:`tinyflow.nn` whose blocks fork their input and
 mark their sum, run :func:`probe` on one batch, and ask :func:`block_terms`,
-:func:`dense_terms`, :func:`spectrum` or :func:`measure_branch`. ``analyze.py`` is its
-command line.
+:func:`dense_terms`, :func:`spectrum` or :func:`measure_branch`; :func:`table` and
+:func:`figure` show what they found. ``analyze.py`` is its command line.
 """
 
 from tinyflow.flow.blocks import Block, Terms, block_terms, find_blocks, measure, split
@@ -11,6 +11,7 @@ from tinyflow.flow.counterfactual import Counterfactual, counterfactual, measure
 from tinyflow.flow.dense import DenseBlock, dense_terms
 from tinyflow.flow.paths import Spectrum, spectrum
 from tinyflow.flow.probe import TOLERANCE, FlowError, Probe, probe
+from tinyflow.flow.shown import figure, table
 
 __all__ = [
     "TOLERANCE",
@@ -24,10 +25,16 @@ __all__ = [
     "block_terms",
     "counterfactual",
     "dense_terms",
+    "figure",
     "find_blocks",
     "measure",
     "measure_branch",
     "probe",
     "spectrum",
     "split",
+    "table",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

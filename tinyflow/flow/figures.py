@@ -74,10 +74,12 @@ def frame(title: str, conditions: str, caption: str) -> Figure:
         conditions: network, data, mode, precision, seed, batch.
         caption: how to read it.
     """
-    from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    figure = Figure(figsize=SIZE, layout="constrained")
+    from tinyflow.flow.page import Page
+
+    figure = Page(figsize=SIZE, layout="constrained")
+    figure.style = STYLE
     left, height = 0.012, SIZE[1] * 72
     names: dict[str, Any] = {"va": "top", "parse_math": False}  # a path may hold a $
     figure.text(left, 0.985, title, fontsize=23, fontweight="bold", **names)

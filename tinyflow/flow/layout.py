@@ -122,7 +122,7 @@ class Column:
         return [c.ljust(longest) if left else c.rjust(longest) for c in cells]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Table:
     """Columns of equal length, a title, and a note below.
 
@@ -135,6 +135,9 @@ class Table:
     title: str
     columns: Sequence[Column]
     note: str = ""
+
+    def __repr__(self) -> str:
+        return self.text(width())
 
     def text(self, most: int) -> str:
         """The table in lines of at most `most` letters."""

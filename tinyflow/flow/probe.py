@@ -22,7 +22,7 @@ class FlowError(ValueError):
     """Something cannot be analysed; the message says what and why."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Probe:
     """A tape that recorded one batch, and the loss it started from.
 
@@ -38,6 +38,12 @@ class Probe:
     loss: Tensor
     images: Tensor
     training: bool
+
+    def __repr__(self) -> str:
+        return (
+            f"Probe(loss={self.loss.item():.4f}, images of shape {self.images.shape}, "
+            f"training={self.training}, {self.tape})"
+        )
 
 
 def probe(

@@ -1,7 +1,8 @@
 """Operators, one family a file; arguments and defaults are PyTorch's."""
 
-from typing import Any
+from typing import TYPE_CHECKING
 
+from tinyflow import habits
 from tinyflow.ops.conv import conv2d
 from tinyflow.ops.elementwise import (
     add,
@@ -35,26 +36,6 @@ from tinyflow.ops.shape import (
     split,
     transpose,
 )
-from tinyflow.tensor import Tensor
-
-_METHODS: dict[str, Any] = {
-    "__add__": add,
-    "__radd__": lambda self, other: add(other, self),
-    "__sub__": sub,
-    "__rsub__": lambda self, other: sub(other, self),
-    "__mul__": mul,
-    "__rmul__": lambda self, other: mul(other, self),
-    "__truediv__": div,
-    "__rtruediv__": lambda self, other: div(other, self),
-    "__neg__": neg,
-    "__pow__": pow,
-    "__rpow__": lambda self, base: pow(base, self),
-    "__matmul__": matmul,
-    "__rmatmul__": lambda self, other: matmul(other, self),
-    "__getitem__": getitem,
-}
-for _name, _method in _METHODS.items():
-    setattr(Tensor, _name, _method)
 
 __all__ = [
     "add",
@@ -95,3 +76,6 @@ __all__ = [
     "tanh",
     "transpose",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = habits.answers(__name__, habits.OPS)

@@ -39,6 +39,8 @@ def shown(x: Any) -> str:
         return f"a Tensor of shape {x.shape}"
     if getattr(x, "ndim", 0) and hasattr(x, "dtype"):
         return f"an array of {x.dtype}, shape {tuple(x.shape)}"
+    if isinstance(x, list | tuple) and any(map(callable, x)):
+        return f"a {type(x).__name__} of {', '.join(type(y).__name__ for y in x[:3])}"
     if x is None or isinstance(x, int | float | complex | str | Sequence | np.generic):
         try:
             text = reprlib.repr(x)
@@ -357,3 +359,22 @@ def generator_of(op: str, x: Any, name: str) -> np.random.Generator:
         f"{op}: {name} must be a numpy.random.Generator, e.g. "
         f"numpy.random.default_rng(0), not {shown(x)}"
     )
+
+
+class _NotGiven:
+    def __repr__(self) -> str:
+        return "<to be given>"
+
+
+NOT_GIVEN: Any = _NotGiven()
+"""The default of a layer's `rng`, so that :func:`source_of` can say what is missing."""
+
+
+def source_of(op: str, rng: Any) -> np.random.Generator | None:
+    """Where a layer draws its initial weights; zeros, None, must be asked for."""
+    if rng is NOT_GIVEN:
+        raise TypeError(
+            f"{op}: rng is missing: make one rng = numpy.random.default_rng(0) and "
+            "give it to every layer, rng=rng; with rng=None weights are zero"
+        )
+    return None if rng is None else generator_of(op, rng, "rng")

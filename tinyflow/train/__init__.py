@@ -19,3 +19,7 @@ __all__ = [
     "train",
     "train_step",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__
