@@ -40,7 +40,7 @@ TRAIN = "checkpoint config folder loop metrics prepare schedules step"
 ROOMS = {  # files of the source, patterns of test files
     "flow": (
         [
-            "tinyflow/kernels/lengths.py",
+            "tinyflow/lengths.py",
             *(f"tinyflow/flow/{name}.py" for name in FLOW.split()),
         ],
         "golden_* flow* stats lengths progress trace analyze layout subject series "

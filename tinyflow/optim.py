@@ -14,11 +14,11 @@ import numpy as np
 
 from tinyflow.backend import Array, array_module, asarray, device_of, numbers
 from tinyflow.kernels.engine import Engine, Entry, Options, engine
-from tinyflow.kernels.lengths import scaled, together, trusted
+from tinyflow.lengths import length, scaled, square, together, trusted
 from tinyflow.ops.arguments import number, shown
 from tinyflow.signals import deferred
 from tinyflow.state import fitting, needs_mapping, whole_number
-from tinyflow.tensor import Tensor, length, square
+from tinyflow.tensor import Tensor
 
 Parameters: TypeAlias = Iterable[Tensor] | Iterable[tuple[str, Tensor]]
 

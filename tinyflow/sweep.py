@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
+from tinyflow import sums
 from tinyflow.backend import Array, numbers
-from tinyflow.kernels import sums
 from tinyflow.kernels.engine import engine
-from tinyflow.tensor import Edge, Node, TapeError, frozen, length
+from tinyflow.lengths import length
+from tinyflow.tensor import Edge, Node, TapeError, frozen
 
 if TYPE_CHECKING:
     from tinyflow.tape import Tape

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tinyflow.backend import Array
-from tinyflow.node import Edge, Node, Pullback, TapeError, l2_norm, length, square
+from tinyflow.node import Edge, Node, Pullback, TapeError
 
 __all__ = [
     "Edge",
@@ -26,11 +26,8 @@ __all__ = [
     "Tensor",
     "fork",
     "frozen",
-    "l2_norm",
-    "length",
     "needs_tensor",
     "plain_array",
-    "square",
     "value",
 ]
 

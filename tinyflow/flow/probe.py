@@ -10,7 +10,7 @@ import numpy as np
 
 from tinyflow import nn, ops
 from tinyflow.backend import Array, array_module
-from tinyflow.kernels.lengths import exponent, trusted
+from tinyflow.lengths import exponent, trusted
 from tinyflow.tape import EDGES, Tape
 from tinyflow.tensor import Tensor
 

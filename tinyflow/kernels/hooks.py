@@ -15,7 +15,7 @@ from tinyflow.kernels import norm, pool, threads
 from tinyflow.kernels.mask import kept, rectified
 from tinyflow.kernels.product import product
 from tinyflow.kernels.scratch import zeros
-from tinyflow.kernels.sums import total
+from tinyflow.sums import total
 
 NormGradient: TypeAlias = Callable[
     [Array, bool], tuple[Array | None, Array, Array, Array]

@@ -17,8 +17,8 @@ from tinyflow.backend import Array, array_module
 from tinyflow.kernels.layout import swap, to_hwnc
 from tinyflow.kernels.mask import kept
 from tinyflow.kernels.scratch import scratch
-from tinyflow.kernels.sums import FEW
 from tinyflow.kernels.window import Place, Windows, out_size, windows
+from tinyflow.sums import FEW
 
 Pair = tuple[int, int]
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from tinyflow.backend import Array, array_module
 from tinyflow.kernels.engine import engine
-from tinyflow.kernels.sums import total
 from tinyflow.ops.arguments import axis_of, choice, floats, number, shown
+from tinyflow.sums import total
 from tinyflow.tape import record
 from tinyflow.tensor import Tensor, plain_array, value
 
