@@ -17,7 +17,7 @@ import numpy as np
 
 from tinyflow.backend import Array, array_module
 from tinyflow.graded import Total, graded
-from tinyflow.names import Names
+from tinyflow.names import Directory
 from tinyflow.retain import EDGES, LEAVES, LEVELS, conservation
 from tinyflow.seen import Seen
 from tinyflow.sweep import gradients
@@ -78,11 +78,11 @@ def mark(x: Tensor, name: str) -> Tensor:
     needs_tensor("mark", x)
     tape = _ACTIVE.get()
     if tape is not None:
-        tape.names[tape.path(name)] = x.node
+        tape.names[tape.names.path(name)] = x.node
     return x
 
 
-class Tape(Names):
+class Tape(Directory):
     """Records operators while it is active and sends gradients back through them.
 
     ::
@@ -149,7 +149,7 @@ class Tape(Names):
         if self._released:
             raise TapeError("this tape was released by backward; start a new Tape")
         node = Node(op, data, requires_grad=False)
-        node.name = self.unique(self.path(op))
+        node.name = self.names.unique(self.names.path(op))
         if self._level.values:
             node.value = data
         if self.check and isinstance(data, np.ndarray):
