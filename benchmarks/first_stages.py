@@ -159,7 +159,7 @@ def gradients(model: Any, images: Any, labels: Any) -> tuple[float, dict[str, An
 
 def relative(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> Found:
     """The error of all arrays as one vector, the median one, and the worst."""
-    from tinyflow.tensor import l2_norm
+    from tinyflow.lengths import l2_norm
 
     off = {n: l2_norm(found[n] - wanted[n]) for n in wanted}
     size = {n: l2_norm(wanted[n]) for n in wanted}

@@ -37,7 +37,7 @@ from benchmarks.process import Process
 from tinyflow import Tape, Tensor, ops
 from tinyflow.kernels.native import library
 from tinyflow.kernels.plain.scratch import keep_freed_memory
-from tinyflow.tape import RETAIN
+from tinyflow.retain import LEVELS
 
 WAYS = {
     "plain": "forward + backward",
@@ -60,16 +60,16 @@ def levels(network: str, batch: int, rounds: int) -> list[dict[str, Any]]:
         tape.backward(loss, release=True)
         return tape
 
-    times: dict[str, list[float]] = {level: [] for level in RETAIN}
-    for level in RETAIN:
+    times: dict[str, list[float]] = {level: [] for level in LEVELS}
+    for level in LEVELS:
         once(level)
     for _ in range(rounds):
-        for level in RETAIN:
+        for level in LEVELS:
             start = time.perf_counter()
             once(level)
             times[level].append((time.perf_counter() - start) * 1e3)
     rows = []
-    for level in RETAIN:
+    for level in LEVELS:
         tracemalloc.start()
         tape = once(level)
         peak = tracemalloc.get_traced_memory()[1] / 2**20

@@ -36,20 +36,21 @@ FLOW = (
     "blocks compare counterfactual dense depth layout paths probe report series "
     "progress settings source stats subject tables trace"
 )
+TAPE = "graded names node retain seen sweep tape tensor"
 TRAIN = "checkpoint config folder loop metrics prepare schedules step"
 ROOMS = {  # files of the source, patterns of test files
     "flow": (
         [
-            "tinyflow/kernels/lengths.py",
+            "tinyflow/lengths.py",
             *(f"tinyflow/flow/{name}.py" for name in FLOW.split()),
         ],
         "golden_* flow* stats lengths progress trace analyze layout subject series "
         "commands folders options",
     ),
     "tape": (
-        [f"tinyflow/{name}.py" for name in "names node seen sweep tape tensor".split()],
+        [f"tinyflow/{name}.py" for name in TAPE.split()],
         "tape* backward tensor* golden_add golden_blocks golden_paths golden_closed "
-        "flow lengths numerics",
+        "flow lengths numerics retain",
     ),
     "train": (
         [f"tinyflow/train/{name}.py" for name in TRAIN.split()],

@@ -13,9 +13,8 @@ from tinyflow import Tape, Tensor
 from tinyflow.backend import asarray
 from tinyflow.flow.probe import cosine, dot, norm, share
 from tinyflow.kernels.cuda import launch
-from tinyflow.kernels.lengths import device_length
+from tinyflow.lengths import device_length, l2_norm
 from tinyflow.optim import clip_grad_norm, grad_norm
-from tinyflow.tensor import l2_norm
 
 SIZES = [1e-45, 1e-42, 1e-38, 1e-30, 1e-23, 1e-19, 1e-3, 1e19, 1e30, 3e38]
 

@@ -25,7 +25,7 @@ from tinyflow.flow.counterfactual import first_weight
 from tinyflow.flow.depth import ends, ratio, rms
 from tinyflow.flow.probe import Probe, norm
 from tinyflow.optim import grad_norm
-from tinyflow.tape import EDGES
+from tinyflow.retain import EDGES
 
 SIZES = set(
     "norms totals rms state_norms total veit singles weight norm rms rest".split()

@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 
 from tinyflow import Tape, Tensor, record
 from tinyflow.flow.probe import cosine, dot, norm, relative, share
-from tinyflow.kernels.lengths import trusted
+from tinyflow.lengths import l2_norm, square, trusted
 from tinyflow.optim import clip_grad_norm, grad_norm
-from tinyflow.tensor import l2_norm, square
 from tinyflow.testing import check_vjp
 
 RANGES = {"float16": (-7, 4), "float32": (-45, 38), "float64": (-323, 308)}

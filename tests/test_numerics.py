@@ -14,8 +14,8 @@ from tests.engines import case, small
 from tests.test_native import native
 from tinyflow import Tape, Tensor, ops
 from tinyflow.kernels.layout import swap
+from tinyflow.lengths import square
 from tinyflow.optim import grad_norm
-from tinyflow.tensor import square
 
 SMOOTH = ("sigmoid", "tanh", "silu")
 

@@ -99,18 +99,19 @@ class Module:
         tape = active_tape()
         if tape is None:
             return in_module(self.forward, *args)
-        if tape.at_root():  # whoever is called first is the root of the names
+        names = tape.names
+        if names.scope is None:  # whoever is called first is the root of the names
             self._spell_paths()
-        path = tape.unique(self.path)
+        path = names.unique(self.path)
         if tape.fuse:  # only operators have names
-            with tape.scope(path):
+            with names.within(path):
                 return in_module(self.forward, *args)
         if isinstance(first, Tensor):
-            tape.names[f"{path}.in" if path else "in"] = first.node
-        with tape.scope(path):
+            names[f"{path}.in" if path else "in"] = first.node
+        with names.within(path):
             out = self.forward(*args)
         if isinstance(out, Tensor):
-            tape.names[path or "out"] = out.node
+            names[path or "out"] = out.node
         return out
 
     if not TYPE_CHECKING:  # a type checker should go on to refuse what is not there

@@ -9,12 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
-import numpy as np
-
 from tinyflow import display
 from tinyflow.backend import Array
-from tinyflow.kernels import lengths
-from tinyflow.kernels.plain.sums import squares
+from tinyflow.lengths import l2_norm
 
 Pullback: TypeAlias = Callable[[Array, tuple[bool, ...]], Sequence[Array | None]]
 """``pullback(g, need)``: the cotangent of the output to one message per input slot.
@@ -25,31 +22,6 @@ A slot whose `need` is false may be answered with None; it is then not computed.
 
 class TapeError(RuntimeError):
     """A question the tape cannot answer; the message says why and what to do."""
-
-
-def square(array: Array) -> Array:
-    """‖array‖₂², a single number in its dtype that stays where `array` is.
-
-    Read in the order in which it lies in memory. It may under- or overflow where
-    :func:`length` does not.
-    """
-    return squares(array.ravel(order="K"))
-
-
-def length(array: Array) -> float | Array:
-    """‖array‖₂, also where its square is out of range: see ``kernels/lengths.py``.
-
-    A single number that stays where `array` is: a float of NumPy's, on a GPU 0-d.
-    """
-    flat = array.ravel(order="K")
-    if isinstance(flat, np.ndarray):
-        return lengths.length(flat)
-    return lengths.device_length(flat)
-
-
-def l2_norm(array: Array) -> float:
-    """‖array‖₂; on a GPU this waits for it, see :func:`length`."""
-    return float(length(array))
 
 
 class _Measured:

@@ -15,12 +15,12 @@ import numpy as np
 from tinyflow import display, habits
 from tinyflow.backend import Array, array_module, asarray, device_of, numbers
 from tinyflow.kernels.engine import engine
-from tinyflow.kernels.lengths import scaled, together, trusted
 from tinyflow.kernels.table import Engine, Entry, Options
+from tinyflow.lengths import length, scaled, square, together, trusted
 from tinyflow.ops.arguments import number, shown
 from tinyflow.signals import deferred
 from tinyflow.state import fitting, needs_mapping, whole_number
-from tinyflow.tensor import Tensor, length, square
+from tinyflow.tensor import Tensor
 
 __all__ = ["SGD", "Adam", "AdamW", "Optimizer", "clip_grad_norm", "grad_norm"]
 

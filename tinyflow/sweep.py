@@ -1,99 +1,79 @@
-"""The walks back along a tape: all gradients at once, or one taken apart by its paths.
+"""The walk back along a tape: from a gradient of the last node to all of them.
 
-The second is the graded pullback. Walking the tape backwards with one cotangent per
-*total* instead of one in all gives, in a single sweep, the part of a gradient that came
-along paths with each total. With the residual branches of a network as the counted
-edges this is the exact path-length spectrum; with one edge and totals capped at one it
-is "through" and "around".
+Nodes are passed in the order opposite to that of their making, so that all who use a
+value have sent back their messages before its own turn comes. Their sum is its
+gradient, and from that it answers its inputs. What of all this is kept is not the
+walk's business: it shows everything to an observer, see :mod:`tinyflow.retain`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, TypeAlias
+from collections.abc import Callable
 
 import numpy as np
 
-from tinyflow.backend import Array, numbers
-from tinyflow.kernels.engine import engine
-from tinyflow.kernels.plain import sums
-from tinyflow.tensor import Edge, Node, TapeError, frozen, length
+from tinyflow import sums
+from tinyflow.backend import Array
+from tinyflow.node import Edge, Node, TapeError
+from tinyflow.retain import Leaves
+from tinyflow.tensor import frozen
 
-if TYPE_CHECKING:
-    from tinyflow.tape import Tape
+add: Callable[..., Array] = np.add
+"""``add(a, b, out=None)``, the one addition: :mod:`tinyflow.ops` hands in its own."""
 
-Total: TypeAlias = tuple[int, ...]
+
+class Arrived(dict[Node, Array]):
+    """What has come back to each node so far: the sum of its messages.
+
+    Only sums made here are added to in place: a single message may be someone else's.
+    """
+
+    def __init__(self, node: Node, g: Array) -> None:
+        super().__init__({node: g})
+        self._own: set[Node] = set()
+
+    def send(self, node: Node, message: Array) -> None:
+        """One more message for `node`."""
+        there = self.get(node)
+        if there is None:
+            self[node] = message
+        elif node in self._own:
+            add(there, message, out=there)
+        else:
+            self[node] = add(there, message)
+            self._own.add(node)
 
 
 def gradients(
-    tape: Tape, start: Node, seed: Array, release: bool, accumulate: bool
+    nodes: list[Node], seed: Array, observer: Leaves, freeze: bool, release: bool
 ) -> None:
-    """Set the gradients; see :meth:`tinyflow.tape.Tape.backward`."""
-    keep_values = tape.retain in ("tensors", "edges")
-    keep_edges = tape.retain == "edges"
-    norms = tape.retain in ("statistics", "tensors")  # with edges kept, on demand
-    lengths: dict[Node | Edge, float | Array] = {}  # read at the end, at once
-    pending: dict[Node, Array] = {start: seed}
-    del seed
-    own: set[Node] = set()  # sums made here: the only arrays added to in place
-    for index in range(start.index, -1, -1):
-        node = tape.nodes.pop() if release else tape.nodes[index]
-        g = pending.pop(node, None)
-        own.discard(node)
+    """Set the gradients; see :meth:`tinyflow.tape.Tape.backward`.
+
+    Args:
+        nodes: the tape up to the output; it is emptied.
+        seed: the gradient of the last of them.
+        observer: is shown every gradient and every message.
+        freeze: as in :func:`messages`.
+        release: drop what a node has saved as soon as it is passed.
+    """
+    arrived = Arrived(nodes[-1], seed)
+    while nodes:
+        node = nodes.pop()
+        g = arrived.pop(node, None)
         if g is not None:
-            if keep_values:
-                node.grad = g = frozen(g)
-            if norms and node not in lengths:
-                lengths[node] = length(g)
-            for edge, message in reversed(tape.messages(node, g, node.need)):
-                if keep_edges:
-                    edge.grad = message
-                there = pending.get(edge.producer)
-                if norms:
-                    lengths[edge] = size = length(message)
-                    # A single message is the gradient, and so is its norm.
-                    if there is None:
-                        lengths[edge.producer] = size
-                    else:
-                        lengths.pop(edge.producer, None)
-                if there is None:
-                    pending[edge.producer] = message
-                elif edge.producer in own:
-                    engine(there).add(there, message, out=there)
-                    pending[edge.producer] = there
-                else:
-                    pending[edge.producer] = engine(there).add(there, message)
-                    own.add(edge.producer)
-                del message, there
-            del g
+            observer.gradient(node, g)
+            for edge, message in reversed(messages(node, g, node.need, freeze)):
+                observer.message(edge, message)
+                arrived.send(edge.producer, message)
+                del message  # so that what was added up goes at once
         if release:
             node.pullback = None
-    for leaf, g in pending.items():
-        if accumulate and leaf.grad is not None:
-            g = engine(g).add(leaf.grad, g)
-            lengths.pop(leaf, None)
-        leaf.grad = frozen(g)  # two leaves may share it
-        if norms and leaf not in lengths:
-            lengths[leaf] = length(g)
-    for part, found in zip(lengths, numbers(*lengths.values()), strict=True):
-        part.norm = found
-
-
-def closure(tape: Tape) -> dict[str, float]:
-    """See :meth:`tinyflow.tape.Tape.closure`."""
-    sizes: dict[str, tuple[float | Array, float | Array]] = {}
-    for node, edges in tape.uses.items():
-        total: Array | None = None
-        for edge in reversed(edges):
-            if edge.grad is not None:
-                total = edge.grad if total is None else total + edge.grad
-        if node.grad is not None and total is not None:
-            sizes[node.name] = length(node.grad - total), length(node.grad)
-    found = iter(numbers(*(size for pair in sizes.values() for size in pair)))
-    return {
-        name: missed / (size or 1.0)
-        for name, missed, size in zip(sizes, found, found, strict=True)
-    }
+    for leaf, g in arrived.items():
+        if leaf.grad is not None:  # to be added to: accumulate=True
+            g = add(leaf.grad, g)
+        leaf.grad = g = frozen(g)  # two leaves may share it
+        observer.gradient(leaf, g)
+    observer.finish()
 
 
 def messages(
@@ -130,48 +110,6 @@ def messages(
     return sent
 
 
-def graded(
-    tape: Tape,
-    start: Node,
-    seed: Array,
-    goal: Node,
-    grade: Callable[[Edge], Total | None],
-    cap: int | None,
-    scale: Mapping[Edge, float],
-    visit: Callable[[Node], None],
-) -> dict[Total, Array]:
-    """See :meth:`tinyflow.tape.Tape.graded_pullback`.
-
-    Memory: one cotangent per total and live tensor. Cost: each operator's pullback once
-    per total alive at it; for L residual blocks ≈ L²/2 branch pullbacks.
-    """
-    nodes = tape.nodes[: start.index + 1]
-    relevant = _downstream(nodes, goal)
-    steps = {e: s for n in nodes for e in n.edges if (s := grade(e)) is not None}
-    zero = (0,) * len(next(iter(steps.values()), (0,)))
-    pending: dict[Node, dict[Total, Array]] = {start: {zero: seed}}
-    for node in reversed(nodes):
-        if node is goal:
-            break
-        cotangents = pending.pop(node, None)
-        if cotangents is None or node not in relevant:
-            continue
-        visit(node)
-        need = tuple(
-            wanted and edge.producer in relevant and scale.get(edge) != 0
-            for wanted, edge in zip(node.need, node.edges, strict=True)
-        )
-        for total, g in cotangents.items():
-            for edge, message in reversed(tape.messages(node, g, need)):
-                if (factor := scale.get(edge, 1.0)) != 1.0:
-                    message = message * factor
-                step = steps.get(edge)
-                at = total if step is None else _advance(total, step, cap)
-                there = pending.setdefault(edge.producer, {})
-                there[at] = message if at not in there else there[at] + message
-    return dict(sorted(pending.get(goal, {}).items()))
-
-
 def sum_to(message: Array, shape: tuple[int, ...]) -> Array:
     """The adjoint of broadcasting: add up the axes along which `shape` was repeated."""
     if message.shape == shape:
@@ -185,17 +123,3 @@ def sum_to(message: Array, shape: tuple[int, ...]) -> Array:
     summed = sums.total(message, (*range(lead), *repeated), keepdims=True)
     result: Array = summed.reshape(summed.shape[lead:])
     return result
-
-
-def _downstream(nodes: list[Node], goal: Node) -> set[Node]:
-    """`goal` and every node computed from it."""
-    found = {goal}
-    for node in nodes:
-        if any(edge.producer in found for edge in node.edges):
-            found.add(node)
-    return found
-
-
-def _advance(total: Total, step: Total, cap: int | None) -> Total:
-    moved = tuple(a + b for a, b in zip(total, step, strict=True))
-    return moved if cap is None else tuple(min(n, cap) for n in moved)

@@ -2,8 +2,8 @@
 
 A list in creation order with strong references; backward walks it in reverse. No
 recursion, no sorting. The gradient of a tensor is the sum of its edges, always added
-in the same order. The tape knows nothing of any operator: an operator hands
-:func:`record` a value and a pullback.
+in the same order: :mod:`tinyflow.sweep`. The tape knows nothing of any operator: an
+operator hands :func:`record` a value and a pullback.
 """
 
 from __future__ import annotations
@@ -15,10 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from tinyflow import display, sweep
+from tinyflow import display
 from tinyflow.backend import Array, array_module
-from tinyflow.names import Names
+from tinyflow.graded import Total, graded
+from tinyflow.names import Directory
+from tinyflow.retain import EDGES, LEAVES, LEVELS, conservation
 from tinyflow.seen import Seen
+from tinyflow.sweep import gradients
 from tinyflow.tensor import (
     Edge,
     Node,
@@ -29,10 +32,6 @@ from tinyflow.tensor import (
     needs_tensor,
     value,
 )
-
-LEAVES, STATISTICS, TENSORS, EDGES = "leaves", "statistics", "tensors", "edges"
-RETAIN = (LEAVES, STATISTICS, TENSORS, EDGES)
-
 
 _ACTIVE: ContextVar[Tape | None] = ContextVar("tinyflow_active_tape", default=None)
 
@@ -66,16 +65,7 @@ def record(op: str, data: Array, inputs: Sequence[Any], pullback: Pullback) -> T
     tape = _ACTIVE.get()
     if tape is None:
         return Tensor.at(data, Node(op, data, requires_grad=False))
-    return tape._record(op, data, inputs, pullback)
-
-
-def record_on(
-    tape: Tape | None, op: str, data: Array, inputs: Sequence[Any], pullback: Pullback
-) -> Tensor:
-    """The same on a given tape; where there is none, or it is released, the value."""
-    if tape is None or tape.released:
-        return Tensor.at(data, Node(op, data, requires_grad=False))
-    return tape._record(op, data, inputs, pullback)
+    return tape.record(op, data, inputs, pullback)
 
 
 def fusing() -> bool:
@@ -92,11 +82,11 @@ def mark(x: Tensor, name: str) -> Tensor:
     needs_tensor("mark", x)
     tape = _ACTIVE.get()
     if tape is not None and not tape.fuse:
-        tape.names[tape.path(name)] = x.node
+        tape.names[tape.names.path(name)] = x.node
     return x
 
 
-class Tape(Names):
+class Tape(Directory):
     """Records operators while it is active and sends gradients back through them.
 
     >>> from tinyflow import Tape, Tensor, fork
@@ -132,8 +122,8 @@ class Tape(Names):
     def __init__(
         self, retain: str = LEAVES, check: bool = False, fuse: bool = False
     ) -> None:
-        if retain not in RETAIN:
-            raise ValueError(f"retain must be one of {RETAIN}, not {retain!r}")
+        if retain not in LEVELS:
+            raise ValueError(f"retain must be one of {tuple(LEVELS)}, not {retain!r}")
         if fuse and retain != LEAVES:
             raise ValueError(f"fuse=True hides what retain={retain!r} asks for")
         super().__init__()
@@ -141,7 +131,8 @@ class Tape(Names):
         self.fuse = fuse
         self.check = check
         self.nodes: list[Node] = []
-        self._keeps_values = retain in (TENSORS, EDGES)
+        self._level = LEVELS[retain]
+        self._freeze = check or self._level.values
         self._watched: set[Node] = set()
         self._module: ModuleType = np
         self.released = False
@@ -169,14 +160,15 @@ class Tape(Names):
         self._watched.add(x.node)
         return x
 
-    def _record(
+    def record(
         self, op: str, data: Array, inputs: Sequence[Any], pullback: Pullback
     ) -> Tensor:
+        """See :func:`record`; on this tape, active or not."""
         if self.released:
             raise TapeError("this tape was released by backward; start a new Tape")
         node = Node(op, data, requires_grad=False)
-        node.name = self.unique(self.path(op))
-        if self._keeps_values:
+        node.name = self.names.unique(self.names.path(op))
+        if self._level.values:
             node.value = data
         if self.check and isinstance(data, np.ndarray):
             if any(value(x) is data for x in inputs):
@@ -260,9 +252,9 @@ class Tape(Names):
                 "accumulate=True adds to gradients of other tapes, of which the edges "
                 'of this one know nothing: use a Tape with another retain than "edges"'
             )
-        start, seed = self._start(output, cotangent)
+        nodes, seed = self._start(output, cotangent)
         later = release and (self.fuse or self._module is not np)
-        self._seen.unchanged(None if later else self.nodes[: start.index + 1])
+        self._seen.unchanged(None if later else nodes)
         self._forget_gradients(leaves=not accumulate)
         if release:
             self.released = True
@@ -270,8 +262,8 @@ class Tape(Names):
             if self.retain == LEAVES:
                 self.names.clear()
                 self.uses.clear()
-            del self.nodes[start.index + 1 :]
-        sweep.gradients(self, start, seed, release, accumulate)
+            self.nodes.clear()
+        gradients(nodes, seed, self._level(), self._freeze, release)
 
     def pullback(
         self,
@@ -319,11 +311,11 @@ class Tape(Names):
         cotangent: Array | Tensor | None = None,
         *,
         to: Tensor | Node | str,
-        grade: Callable[[Edge], tuple[int, ...] | None],
+        grade: Callable[[Edge], Total | None],
         cap: int | None = None,
         scale: dict[Edge, float] | None = None,
         visit: Callable[[Node], None] = lambda node: None,
-    ) -> dict[tuple[int, ...], Array]:
+    ) -> dict[Total, Array]:
         """The pullback, sorted by how often each kind of edge was crossed.
 
         Backward is linear at fixed forward values, so the gradient of `to` is a sum
@@ -341,16 +333,10 @@ class Tape(Names):
             scale: factors for some edges, as in :meth:`pullback`.
             visit: called with every node on the way, last one first.
         """
-        start, seed = self._start(output, cotangent)
+        nodes, seed = self._start(output, cotangent)
         goal = self.node(to)
-        self._seen.unchanged(self.nodes[max(goal.index, 0) : start.index + 1])
-        return sweep.graded(self, start, seed, goal, grade, cap, scale or {}, visit)
-
-    def messages(
-        self, node: Node, g: Array, need: tuple[bool, ...]
-    ) -> list[tuple[Edge, Array]]:
-        """What `node` sends to each input that is needed, given its cotangent `g`."""
-        return sweep.messages(node, g, need, self.check or self._keeps_values)
+        self._seen.unchanged(nodes[max(goal.index, 0) :])
+        return graded(nodes, seed, goal, grade, cap, scale or {}, visit, self._freeze)
 
     # --- conservation --------------------------------------------------------------
 
@@ -362,18 +348,19 @@ class Tape(Names):
         """
         if self.retain != EDGES:
             raise TapeError('conservation is checked on a Tape(retain="edges")')
-        return sweep.closure(self)
+        return conservation(self.uses)
 
     # --- helpers -------------------------------------------------------------------
 
     def _start(
         self, output: Tensor | Node | str, cotangent: Array | Tensor | None
-    ) -> tuple[Node, Array]:
-        """Check that backward can begin at `output`; its node and first cotangent."""
+    ) -> tuple[list[Node], Array]:
+        """The tape up to `output`, if backward can begin there, and its cotangent."""
         if self.released:
             raise TapeError("this tape was released by backward(release=True)")
         node = self.node(output)
-        if not (0 <= node.index < len(self.nodes) and self.nodes[node.index] is node):
+        nodes = self.nodes[: node.index + 1]
+        if not nodes or nodes[-1] is not node:
             raise TapeError(
                 f"{node.name!r} is not on this tape: compute it inside `with Tape()` "
                 "from something that requires a gradient"
@@ -384,8 +371,8 @@ class Tape(Names):
                     f"{node.name!r} has shape {node.shape}: give a cotangent of that "
                     "shape, or reduce it to a scalar first"
                 )
-            return node, self._module.ones(node.shape, node.dtype)
-        given = cotangent.data if isinstance(cotangent, Tensor) else cotangent
+            return nodes, self._module.ones(node.shape, node.dtype)
+        given = value(cotangent)
         form = f"{node.dtype}{node.shape}"
         if array_module(given) is not self._module or not hasattr(given, "dtype"):
             raise TapeError(
@@ -397,7 +384,7 @@ class Tape(Names):
                 f"the cotangent of {node.name!r} must be {form}, "
                 f"not {given.dtype}{given.shape}"
             )
-        return node, self._module.array(given, order="K")  # a gradient may be it
+        return nodes, self._module.array(given, order="K")  # a gradient may be it
 
     def _forget_gradients(self, leaves: bool) -> None:
         """Clear what an earlier backward left, so that unused branches hold None."""

@@ -29,9 +29,10 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from tinyflow.backend import Array, array_module
+from tinyflow.lengths import l2_norm
 from tinyflow.ops.arguments import number, shown, whole
 from tinyflow.tape import Tape
-from tinyflow.tensor import TapeError, Tensor, l2_norm, plain_array
+from tinyflow.tensor import TapeError, Tensor, plain_array
 
 __all__ = ["check_vjp", "numerical_gradient", "spaced"]
 

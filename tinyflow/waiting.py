@@ -25,7 +25,7 @@ import numpy as np
 
 from tinyflow.backend import Array
 from tinyflow.node import Node, Pullback
-from tinyflow.tape import Tape, active_tape, record, record_on
+from tinyflow.tape import Tape, active_tape, record
 from tinyflow.tensor import Tensor
 
 Finish: TypeAlias = Callable[[Array | None, bool], tuple[Array, Pullback]]
@@ -61,8 +61,10 @@ class Open:
         """Do the last pass and put the value on its tape."""
         r = self.residual
         y, pullback = self.last(None if r is None else r.data, relu)
+        if self.tape is None or self.tape.released:
+            return y, Node(self.op, y, requires_grad=False)
         inputs = self.inputs if r is None else (*self.inputs, r)
-        done = record_on(self.tape, self.op, y, inputs, pullback)
+        done = self.tape.record(self.op, y, inputs, pullback)
         return done.data, done.node
 
     def takes(self, r: Any) -> bool:

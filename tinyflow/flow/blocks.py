@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 
 from tinyflow.backend import Array, asnumpy
 from tinyflow.flow.probe import FlowError, cosine, norm, relative, share
-from tinyflow.kernels.lengths import unit_of
+from tinyflow.lengths import unit_of
 from tinyflow.tape import Tape
 from tinyflow.tensor import Edge, Node
 

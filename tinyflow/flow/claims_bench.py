@@ -25,7 +25,7 @@ from tinyflow.flow.depth import ends, ratio, rms
 from tinyflow.flow.paths import Spectrum, looking, spectrum
 from tinyflow.flow.probe import Probe, norm, probe
 from tinyflow.flow.progress import Progress, silent
-from tinyflow.tape import EDGES
+from tinyflow.retain import EDGES
 
 T = TypeVar("T")
 Draw = Callable[[int, int], tuple[Array, Array]]

@@ -19,7 +19,7 @@ from tinyflow.flow.claims_differences import Difference
 from tinyflow.flow.claims_readings import Reading
 from tinyflow.flow.claims_table import Decider, Found, claim
 from tinyflow.flow.claims_verdict import Case, Condition, median, medians, subsets
-from tinyflow.kernels.lengths import unit_of
+from tinyflow.lengths import unit_of
 
 HALF = 0.5  # a slope nearer to 1 than to 0
 DIFFERENCE = 1e-6  # accepted error of a finite difference

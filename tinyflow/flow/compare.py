@@ -13,7 +13,7 @@ from tinyflow.flow.dense import DenseBlock, dense_terms
 from tinyflow.flow.paths import Spectrum
 from tinyflow.flow.subject import Subject
 from tinyflow.flow.trace import Row as TraceRow
-from tinyflow.kernels.lengths import unit_of
+from tinyflow.lengths import unit_of
 from tinyflow.tape import Tape
 
 Row = dict[str, Any]

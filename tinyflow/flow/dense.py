@@ -14,7 +14,7 @@ import numpy as np
 
 from tinyflow.backend import Array
 from tinyflow.flow.probe import FlowError, norm, relative, share
-from tinyflow.kernels.lengths import together, unit_of
+from tinyflow.lengths import together, unit_of
 from tinyflow.tape import Tape
 from tinyflow.tensor import Node
 

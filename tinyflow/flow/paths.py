@@ -33,7 +33,7 @@ from tinyflow.flow.blocks import Block, find_blocks
 from tinyflow.flow.probe import FlowError, Probe, norm, relative, share
 from tinyflow.flow.progress import Told, silent
 from tinyflow.flow.stats import student
-from tinyflow.kernels.lengths import together, unit_of
+from tinyflow.lengths import together, unit_of
 from tinyflow.tensor import Edge, Node, Tensor
 
 ENUMERATED = 512  # paths in a network up to which every one is looked at

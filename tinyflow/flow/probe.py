@@ -10,8 +10,9 @@ import numpy as np
 
 from tinyflow import nn, ops
 from tinyflow.backend import Array, array_module
-from tinyflow.kernels.lengths import exponent, trusted
-from tinyflow.tape import EDGES, Tape
+from tinyflow.lengths import exponent, trusted
+from tinyflow.retain import EDGES
+from tinyflow.tape import Tape
 from tinyflow.tensor import Tensor
 
 TOLERANCE = {"float64": 1e-12, "float32": 1e-5}

@@ -19,7 +19,7 @@ from tinyflow.kernels.plain import conv, loss, mask, norm, pool, threads, update
 from tinyflow.kernels.plain.mask import kept, rectified
 from tinyflow.kernels.plain.product import product
 from tinyflow.kernels.plain.scratch import zeros
-from tinyflow.kernels.plain.sums import total
+from tinyflow.sums import total
 
 Entry: TypeAlias = tuple[Array, ...]
 Options: TypeAlias = dict[str, Any]

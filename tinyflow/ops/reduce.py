@@ -9,8 +9,8 @@ from typing import Any
 from tinyflow.backend import Array, array_module
 from tinyflow.kernels.engine import engine
 from tinyflow.kernels.plain.mask import kept
-from tinyflow.kernels.plain.sums import total
 from tinyflow.ops.arguments import array_of, axes_of, flag, floats
+from tinyflow.sums import total
 from tinyflow.tape import record
 from tinyflow.tensor import Tensor
 

@@ -10,8 +10,8 @@ from tinyflow import Tape, Tensor, nn
 from tinyflow.backend import Array, array_module
 from tinyflow.module import is_array
 from tinyflow.ops import cross_entropy
+from tinyflow.retain import TENSORS
 from tinyflow.signals import deferred
-from tinyflow.tape import TENSORS
 
 
 class Before:

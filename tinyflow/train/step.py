@@ -15,8 +15,8 @@ from tinyflow.data import Dataset
 from tinyflow.kernels.engine import engine
 from tinyflow.ops import cross_entropy
 from tinyflow.optim import Optimizer, clip_grad_norm, grad_norm
+from tinyflow.retain import EDGES
 from tinyflow.signals import deferred
-from tinyflow.tape import EDGES
 from tinyflow.train.overflow import Before, first_bad_value
 
 T = TypeVar("T")

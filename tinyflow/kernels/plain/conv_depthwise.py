@@ -16,8 +16,8 @@ import numpy as np
 
 from tinyflow.backend import Array, array_module
 from tinyflow.kernels.plain.scratch import scratch
-from tinyflow.kernels.plain.sums import column_sums
 from tinyflow.kernels.window import Windows
+from tinyflow.sums import column_sums
 
 BLOCK_BYTES = 1 << 20
 """Bytes of output per block (one row at least)."""

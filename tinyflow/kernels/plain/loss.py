@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tinyflow.backend import Array, array_module
-from tinyflow.kernels.plain.sums import total
+from tinyflow.sums import total
 
 
 def along(x: Array, axis: int) -> Array:

@@ -20,7 +20,7 @@ from tinyflow.kernels.layout import columns, from_rows, swap, to_rows
 from tinyflow.kernels.plain import threads
 from tinyflow.kernels.plain.mask import kept, rectified
 from tinyflow.kernels.plain.scratch import BLOCK, scratch, zeros
-from tinyflow.kernels.plain.sums import column_products, column_sums
+from tinyflow.sums import column_products, column_sums
 
 SHORT = 256
 """Rows of fewer channels are taken N at a time."""

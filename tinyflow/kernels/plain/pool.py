@@ -17,8 +17,8 @@ from tinyflow.kernels.geometry import Shape, Window
 from tinyflow.kernels.layout import swap, to_hwnc
 from tinyflow.kernels.plain.mask import kept
 from tinyflow.kernels.plain.scratch import scratch
-from tinyflow.kernels.plain.sums import FEW
 from tinyflow.kernels.window import Place, Windows, windows
+from tinyflow.sums import FEW
 
 BLOCK_BYTES = 256 << 10
 """Bytes of output per block (one row at least)."""

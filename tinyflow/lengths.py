@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from tinyflow.backend import Array, array_module
-from tinyflow.kernels.plain.sums import squares
+from tinyflow.sums import squares
 
 LEAST = {np.dtype("float32"): 2.0**-102, np.dtype("float64"): 2.0**-968}
 """A mean square above which nothing was lost to underflow, by precision.
@@ -46,12 +46,32 @@ def largest(array: Array) -> float:
     return abs(max(float(array.max()), -float(array.min()))) if array.size else 0.0
 
 
-def length(flat: Array) -> float:
-    """√Σ x² of a NumPy vector of any dtype; infinite only beyond float64's range.
+def square(array: Array) -> Array:
+    """‖array‖₂², a single number in its dtype that stays where `array` is.
 
-    float32 is added up as :func:`squares` does. 2ᵏ x has 2ᵏ times the length of x, bit
-    for bit, where both keep their digits.
+    Read in the order in which it lies in memory. It may under- or overflow where
+    :func:`length` does not.
     """
+    return squares(array.ravel(order="K"))
+
+
+def length(array: Array) -> float | Array:
+    """‖array‖₂ for any dtype; infinite only beyond float64's range.
+
+    A single number that stays where `array` is: a float, on a GPU 0-d. float32 is added
+    up as :func:`square` does. 2ᵏ x has 2ᵏ times the length of x, bit for bit, where
+    both keep their digits.
+    """
+    flat = array.ravel(order="K")
+    return _host_length(flat) if isinstance(flat, np.ndarray) else device_length(flat)
+
+
+def l2_norm(array: Array) -> float:
+    """‖array‖₂; on a GPU this waits for it, see :func:`length`."""
+    return float(length(array))
+
+
+def _host_length(flat: Array) -> float:
     with np.errstate(all="ignore"):
         wide = flat if flat.dtype in LEAST else flat.astype("float64")
         found = float(squares(wide))
@@ -62,7 +82,7 @@ def length(flat: Array) -> float:
 
 
 def device_length(flat: Array) -> Array:
-    """:func:`length` of a vector on a GPU, as a 0-d float64 array: nobody waits for it.
+    """The :func:`length` of a vector on a GPU, 0-d, float64: nobody waits for it.
 
     Nothing can be looked at first, so squares are float64 always.
     """
