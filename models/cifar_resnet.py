@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import math
 
-from models.resnet import BasicBlock, OptionA, PlainBlock, conv3x3, projection, stage
-from models.se_resnet import squeeze_excitation
 from tinyflow import nn
 from tinyflow.tensor import Tensor
+
+from .resnet import BasicBlock, OptionA, PlainBlock, conv3x3, projection, stage
+from .se_resnet import squeeze_excitation
 
 WIDTHS = (16, 32, 64)  # stages 2 and 3 begin with stride 2
 DEPTHS = (20, 32, 44, 56, 110)
