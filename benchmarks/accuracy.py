@@ -17,6 +17,7 @@ from typing import Annotated
 
 import typer
 
+import models
 from tinyflow.train.config import TrainConfig
 from tinyflow.train.prepare import prepare
 
@@ -42,7 +43,7 @@ def main(
 
     ready = prepare(
         TrainConfig(
-            model=model,
+            models.find(model),
             dataset=dataset,
             data_dir=data_dir,
             epochs=epochs,

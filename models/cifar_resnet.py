@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import math
 
-from models.plain import PlainBlock
-from models.resnet import BasicBlock, conv3x3, no_gate, projection, stage
-from models.se_resnet import squeeze_excitation
 from tinyflow import nn, ops
 from tinyflow.tensor import Tensor
+
+from .plain import PlainBlock
+from .resnet import BasicBlock, conv3x3, no_gate, projection, stage
+from .se_resnet import squeeze_excitation
 
 DEPTHS = (20, 32, 44, 56, 110)
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from models.resnet import BasicBlock, Make, no_gate
 from tinyflow import nn
 from tinyflow.ops import relu
 from tinyflow.tape import mark
 from tinyflow.tensor import Tensor
+
+from .resnet import BasicBlock, Make, no_gate
 
 
 def no_shortcut(cin: int, cout: int, stride: int, rng: nn.Rng) -> nn.Module:

@@ -8,8 +8,9 @@ parameters for ten classes. Parameter names are timm's (``layer1.0.se.fc1.weight
 
 from __future__ import annotations
 
-from models.resnet import BLOCKS, Bottleneck, ResNet
 from tinyflow import nn
+
+from .resnet import BLOCKS, Bottleneck, ResNet
 
 REDUCTION = 16
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
+import tinyflow
 from tests.cupy_array import Machine
 from tests.cupy_standin import install
 from tests.gpu_host import gpu_or_skip
@@ -29,6 +30,8 @@ settings.register_profile(
     derandomize=False,
     max_examples=1000,
 )
+# The folder models/ is tinyflow.models, as train.py and an installation have it.
+tinyflow.__path__.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 # What nohup or a shell without job control starts ignores signals, and its children do.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)

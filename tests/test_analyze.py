@@ -24,7 +24,9 @@ SMALL = ("--batch-size", "2", "--device", "cpu")
 def run(*arguments, folder=None):
     """Invoke analyze.py in a process of its own, as far as settings go."""
     extra = () if folder is None else ("--output", str(folder))
-    return CliRunner().invoke(analyze.app, [*map(str, arguments), *extra])
+    return CliRunner().invoke(
+        analyze.app, [*map(str, arguments), *extra], obj=models.ZOO
+    )
 
 
 def read(folder):

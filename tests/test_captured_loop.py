@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+import models
 from tests.cuda_host import emulator
 from tests.cudnn_host import HostCudnn
 from tests.gpu_host import HostGpu, HostRecorder, gpu_or_skip, here, host_engine
 from tests.test_capture import RULES, Small, batches
-from tests.test_train import TIMING
+from tests.test_train import SMALL, TIMING
 from tests.test_train import place as place
 from tinyflow import Tape
 from tinyflow.backend import Array
@@ -29,9 +30,7 @@ from tinyflow.train.capture import WARM_UP, CapturedStep
 from tinyflow.train.events import Event, Step
 from tinyflow.train.step import StepResult, train_step
 
-CONFIG = TrainConfig(
-    "tiny", epochs=2, batch_size=50, limit_train=330, limit_test=100, clip_grad=1.0
-)
+CONFIG = replace(SMALL, limit_train=330, clip_grad=1.0)
 """Six full batches and one of 30."""
 
 
@@ -190,7 +189,12 @@ def test_the_loop_replays_steps(
 ) -> None:
     """Two epochs of five full batches and a short one, as without capture."""
     config = TrainConfig(
-        "plain20", epochs=2, batch_size=4, limit_train=22, limit_test=4, lr=0.01
+        models.find("plain20"),
+        epochs=2,
+        batch_size=4,
+        limit_train=22,
+        limit_test=4,
+        lr=0.01,
     )
     gpu, steps = HostGpu(), []
     said: list[str] = []
@@ -238,7 +242,9 @@ def test_gpu_runs_are_the_same_captured_or_not(
     """What is read too early, or from memory in use, would differ from run to run."""
     gpu_or_skip()
     config = replace(
-        TrainConfig("resnet20", epochs=2, batch_size=32, lr=0.01, augment=True),
+        TrainConfig(
+            models.find("resnet20"), epochs=2, batch_size=32, lr=0.01, augment=True
+        ),
         limit_train=344,
         limit_test=150,
         clip_grad=clip,

@@ -26,7 +26,7 @@ Parts = tuple[dict[str, Any], bytes]
 @pytest.fixture(autouse=True)
 def path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A good checkpoint of a small network."""
-    entry = models.Entry(tiny, "none", 32, 0.05)
+    entry = models.Network("tiny", tiny, 32, 0.05)
     monkeypatch.setitem(models.MODELS, "tiny", entry)
     path = tmp_path / "last.safetensors"
     save_checkpoint(path, models.build_model("tiny"), METADATA)
@@ -55,7 +55,7 @@ def claim(path: Path, **changed: Any) -> None:
 
 def refused(path: Path, memory: int = 20_000_000) -> str:
     with bounded(memory, 10), pytest.raises(CheckpointError) as caught:
-        load_checkpoint(path)
+        load_checkpoint(path, models.find)
     sentence = str(caught.value)
     assert path.name in sentence and "\n" not in sentence and len(sentence) < 600
     return sentence
@@ -71,9 +71,9 @@ def test_it_says_its_format_and_what_is_unknown_is_ignored(path: Path) -> None:
     header, rest = parts(path)
     header["__metadata__"]["other"] = "text"
     put(path, header, rest)
-    assert load_checkpoint(path)[1] == METADATA
+    assert load_checkpoint(path, models.find)[1] == METADATA
     claim(path, format=None)  # as tinyflow wrote it before it counted
-    assert load_checkpoint(path)[1] == METADATA
+    assert load_checkpoint(path, models.find)[1] == METADATA
 
 
 def test_a_newer_format_says_update(path: Path) -> None:
@@ -106,7 +106,7 @@ def test_seeds_that_are_none(path: Path, value: Any) -> None:
     claim(path, seed=value)
     assert "does not say a usable seed" in refused(path)
     claim(path, seed=2**80)  # NumPy takes it, so train.py does
-    assert load_checkpoint(path)[1].seed == 2**80
+    assert load_checkpoint(path, models.find)[1].seed == 2**80
 
 
 @pytest.mark.parametrize("value", [True, -0.1, 1.1, 1e999, "0.5", [], 10**400], ids=str)
@@ -114,7 +114,7 @@ def test_accuracies_that_are_none(path: Path, value: Any) -> None:
     claim(path, test_accuracy=value)
     assert "test_accuracy" in (said := refused(path)) or "Infinity" in said
     claim(path, test_accuracy=1)
-    assert load_checkpoint(path)[1].test_accuracy == 1.0
+    assert load_checkpoint(path, models.find)[1].test_accuracy == 1.0
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,10 @@ def test_a_shape_that_differs_a_little_is_named(path: Path) -> None:
 
 
 def test_what_is_built_to_be_loaded_drops_what_it_dropped(path: Path) -> None:
-    loaded, built = load_checkpoint(path)[0], models.build_model("tiny", seed=0)
+    loaded, built = (
+        load_checkpoint(path, models.find)[0],
+        models.build_model("tiny", seed=0),
+    )
     for name, array in built.state_dict().items():
         np.testing.assert_array_equal(loaded.state_dict()[name], array)
     ours, theirs = (net.drop.generator.random(5) for net in (loaded, built))
@@ -187,9 +190,11 @@ def store(path: Path, name: str, array: Any) -> None:
 def test_other_floats_are_converted(path: Path, dtype: str) -> None:
     ml_dtypes = pytest.importorskip("ml_dtypes")
     kind = ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype
-    weight = load_checkpoint(path)[0].state_dict()["fc.weight"].astype(kind)
+    weight = (
+        load_checkpoint(path, models.find)[0].state_dict()["fc.weight"].astype(kind)
+    )
     store(path, "fc.weight", np.ascontiguousarray(weight))
-    found = load_checkpoint(path)[0].state_dict()["fc.weight"]
+    found = load_checkpoint(path, models.find)[0].state_dict()["fc.weight"]
     assert found.dtype == np.float32
     np.testing.assert_array_equal(found, weight.astype(np.float32))
 
@@ -322,7 +327,7 @@ def test_reading_takes_little_more_than_the_file(tmp_path: Path) -> None:
     save_checkpoint(path, models.build_model("resnet18"), told)
     tracemalloc.start()
     try:
-        load_checkpoint(path)
+        load_checkpoint(path, models.find)
         assert tracemalloc.get_traced_memory()[1] < 3 * path.stat().st_size
     finally:
         tracemalloc.stop()

@@ -7,12 +7,12 @@ import math
 import numpy as np
 import pytest
 
-from models import build_model
+import models
 from tests.claims_tiny import TINY, batch, tiny_bench
 from tinyflow.flow import claims_table
 from tinyflow.flow.claims import CLAIMS, claims, to_rows, train_briefly
 from tinyflow.flow.claims_bench import Bench
-from tinyflow.flow.claims_nets import build
+from tinyflow.flow.claims_nets import network
 from tinyflow.flow.claims_setup import FULL, QUICK
 from tinyflow.flow.depth import depth_sweep
 from tinyflow.flow.probe import FlowError
@@ -114,7 +114,7 @@ def test_conditions_read_nothing_that_was_measured(bench, monkeypatch):
 
     monkeypatch.setattr(claims_table, "settle", watched)
     images, labels = batch()
-    other = Bench(images[::-1] * 0.5, labels, (7,), setup=TINY)
+    other = Bench(images[::-1] * 0.5, labels, (7,), find=models.find, setup=TINY)
     for name in (
         "noh1-depth",
         "noh2-remains",
@@ -141,6 +141,7 @@ def test_every_seed_has_batches_of_its_own():
 
     (claim,) = claims(
         *batch(),
+        find=models.find,
         seeds=[3, 4],
         batches=2,
         draw=draw,
@@ -157,7 +158,7 @@ def test_every_seed_has_batches_of_its_own():
     (one,) = claim.intervals
     assert one.n == 2 and one.low < one.middle < one.high
     with pytest.raises(FlowError, match="draw="):
-        claims(*batch(), batches=2)
+        claims(*batch(), find=models.find, batches=2)
 
 
 # --- the table, training, depth -------------------------------------------------------
@@ -179,11 +180,12 @@ class Told:
 
 def test_table_with_trained_networks():
     images, labels = batch()
-    model = train_briefly("resnet20", *batch(16), steps=2, batch=4)
+    model = train_briefly(models.find("resnet20"), *batch(16), steps=2, batch=4)
     told = Told()
     found = claims(
         images,
         labels,
+        find=models.find,
         seeds=[0],
         trained={"resnet20": [model]},
         setup=dataclasses.replace(TINY, residual=("resnet20",)),
@@ -211,7 +213,7 @@ def test_table_with_trained_networks():
         rows = to_rows(found, **kind)
         assert json.loads(json.dumps(rows, allow_nan=False)) == rows
     with pytest.raises(FlowError, match="noh2-remains"):
-        claims(images, labels, only=["noh2-remain"])
+        claims(images, labels, find=models.find, only=["noh2-remain"])
 
 
 def test_rows_are_strict(found):
@@ -223,10 +225,17 @@ def test_rows_are_strict(found):
 
 def test_looking_at_trained_networks_changes_nothing():
     images, labels = batch()
-    model = build_model("se_resnet20", seed=3)
+    model = models.build_model("se_resnet20", seed=3)
     before = {name: a.copy() for name, a in model.state_dict().items()}
     last = dataclasses.replace(TINY, shrink_at=(1.0,))
-    trained = Bench(images, labels, (), trained={"se_resnet20": [model]}, setup=last)
+    trained = Bench(
+        images,
+        labels,
+        (),
+        find=models.find,
+        trained={"se_resnet20": [model]},
+        setup=last,
+    )
     trained.readings("se_resnet20")
     trained.shrunk("se_resnet20")
     for name, array in model.state_dict().items():
@@ -240,7 +249,7 @@ def test_setups_name_networks_that_exist():
             if isinstance(names, tuple) and isinstance(names[0], str):
                 for name in names if part.name != "tables" else ():
                     data = {"num_classes": 10, "image_size": 32, "in_channels": 3}
-                    build(name, seed=None, **data)
+                    network(name, models.find).build(seed=None, **data)
 
 
 def test_parts_are_played_by_the_trained_networks():
@@ -257,22 +266,34 @@ def test_parts_are_played_by_the_trained_networks():
 
 def test_train_briefly_learns_and_repeats():
     images, labels = batch(8)
-    first = train_briefly("resnet20", images, labels, steps=6, batch=8, lr=0.05)
-    again = train_briefly("resnet20", images, labels, steps=6, batch=8, lr=0.05)
+    first = train_briefly(
+        models.find("resnet20"), images, labels, steps=6, batch=8, lr=0.05
+    )
+    again = train_briefly(
+        models.find("resnet20"), images, labels, steps=6, batch=8, lr=0.05
+    )
     for name, array in first.state_dict().items():
         np.testing.assert_array_equal(array, again.state_dict()[name])
     setup = dataclasses.replace(TINY, residual=("resnet20",))
-    fresh = Bench(images, labels, (0,), setup=setup).readings("resnet20")[0]
-    trained = Bench(images, labels, (), trained={"resnet20": [first]}, setup=setup)
+    fresh = Bench(images, labels, (0,), find=models.find, setup=setup).readings(
+        "resnet20"
+    )[0]
+    trained = Bench(
+        images, labels, (), find=models.find, trained={"resnet20": [first]}, setup=setup
+    )
     assert trained.readings("resnet20")[0].loss < 0.8 * fresh.loss
     with pytest.raises(ValueError, match="labels"):
-        train_briefly("resnet20", images)
+        train_briefly(models.find("resnet20"), images)
 
 
 def test_depth_sweep():
     images, labels = batch(4)
-    points = depth_sweep([20, 32], seeds=[0], images=images, labels=labels)
-    same = depth_sweep([20], seeds=[0], images=images, labels=labels, num_classes=10)
+    points = depth_sweep(
+        [20, 32], find=models.find, seeds=[0], images=images, labels=labels
+    )
+    same = depth_sweep(
+        [20], find=models.find, seeds=[0], images=images, labels=labels, num_classes=10
+    )
     assert [points[0].loss, points[2].loss] == [p.loss for p in same]
     assert [(p.kind, p.depth) for p in points] == [
         ("plain", 20),

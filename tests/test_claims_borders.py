@@ -297,7 +297,7 @@ def test_a_difference_of_two_runs_is_significant_from_277(monkeypatch, gain, hol
     [(0.0, "fails"), (1e-6, "holds"), (0.0099, "holds"), (0.0101, "fails")],
 )
 def test_slightly_more_is_at_most_one_percent(monkeypatch, more, expected):
-    def counts(name, size=224, classes=1000):
+    def counts(find, name, size=224, classes=1000):
         return 1, 0, 1e9 * (1 + more * name.startswith("se_"))
 
     monkeypatch.setattr(claims_counts, "counts", counts)
@@ -309,17 +309,17 @@ def test_slightly_more_is_at_most_one_percent(monkeypatch, more, expected):
     [(100, 10, "holds"), (101, 10, "fails"), (100, 11, "fails")],
 )
 def test_free_shortcuts(monkeypatch, parameters, additions, expected):
-    def counts(name, size=224, classes=1000):
+    def counts(find, name, size=224, classes=1000):
         return parameters if name in dict(claims_counts.FREE) else 100, 0, 1000
 
     monkeypatch.setattr(claims_counts, "counts", counts)
-    monkeypatch.setattr(claims_counts, "additions", lambda name, size: additions)
+    monkeypatch.setattr(claims_counts, "additions", lambda find, name, size: additions)
     assert claims_counts.shortcuts_are_free(bench({})).verdict == expected
 
 
 @pytest.mark.parametrize(("dense", "expected"), [(1001, "holds"), (1000, "fails")])
 def test_more_computation_is_more(monkeypatch, dense, expected):
-    def counts(name, size=224, classes=1000):
+    def counts(find, name, size=224, classes=1000):
         return 1, 0, dense if name.startswith("dense") else 1000
 
     monkeypatch.setattr(claims_counts, "counts", counts)

@@ -6,13 +6,14 @@ import json
 import pytest
 from typer.testing import CliRunner
 
+import models
 from tinyflow.commands.analyze import app
 from tinyflow.flow import series
 
 
 def run(*arguments, folder):
     small = ("--batch-size", "4", "--dtype", "float32", "--output", str(folder))
-    return CliRunner().invoke(app, ["claims", *arguments, *small])
+    return CliRunner().invoke(app, ["claims", *arguments, *small], obj=models.ZOO)
 
 
 def rows(path):

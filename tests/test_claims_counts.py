@@ -2,12 +2,13 @@
 
 import pytest
 
+import models
 from models import count_macs, count_parameters
 from tinyflow.flow import claims_counts
 from tinyflow.flow.claims import CLAIMS
 from tinyflow.flow.claims_bench import Bench
 from tinyflow.flow.claims_counts import additions, counts
-from tinyflow.flow.claims_nets import OWN, build
+from tinyflow.flow.claims_nets import OWN, network
 from tinyflow.flow.claims_setup import QUICK
 
 DATA = {"num_classes": 10, "in_channels": 3, "seed": None}
@@ -28,7 +29,7 @@ def test_quadirs_networks_have_the_parameters_of_his_figures(size):
     expected["quadir_sum"] = expected["quadir_twin"] = expected["quadir_resnet"]
     assert set(expected) == set(OWN)
     for name, parameters in expected.items():
-        model = build(name, image_size=size, **DATA)
+        model = network(name, models.find).build(image_size=size, **DATA)
         assert count_parameters(model) == parameters
     if size == 32:
         assert expected["quadir_cnn"] == 731_082
@@ -36,22 +37,23 @@ def test_quadirs_networks_have_the_parameters_of_his_figures(size):
 
 
 def test_multiply_adds_against_published_ones():
-    assert counts("resnet50")[2] / 1e9 == pytest.approx(4.089, abs=5e-4)
-    assert counts("densenet201")[2] / 1e9 == pytest.approx(4.291, abs=5e-4)
-    twin = build("quadir_twin", image_size=32, **DATA)
+    assert counts(models.find, "resnet50")[2] / 1e9 == pytest.approx(4.089, abs=5e-4)
+    assert counts(models.find, "densenet201")[2] / 1e9 == pytest.approx(4.291, abs=5e-4)
+    twin = network("quadir_twin", models.find).build(image_size=32, **DATA)
     convolutions = (3 * 32 + 5 * 2 * 32 * 64) * 9 * 1024
     assert count_macs(twin, 32) == convolutions + 32 * 1024 * 10
 
 
 def test_additions_are_the_entries_of_all_sums():
-    assert additions("resnet20", 32) == 3 * (16 * 32**2 + 32 * 16**2 + 64 * 8**2)
-    assert additions("quadir_resnet", 32) == 5 * 32 * 32**2
-    assert additions("plain20", 32) == 0
+    added = additions(models.find, "resnet20", 32)
+    assert added == 3 * (16 * 32**2 + 32 * 16**2 + 64 * 8**2)
+    assert additions(models.find, "quadir_resnet", 32) == 5 * 32 * 32**2
+    assert additions(models.find, "plain20", 32) == 0
 
 
 def test_counted_claims_name_no_seed_and_are_not_repeated_after_training():
-    bench = Bench(None, [], (0,), setup=QUICK)
-    after = Bench(None, [], (0,), trained={}, setup=QUICK)
+    bench = Bench(None, [], (0,), find=models.find, setup=QUICK)
+    after = Bench(None, [], (0,), find=models.find, trained={}, setup=QUICK)
     claim = CLAIMS["noh-parameters"](bench)
     assert claim.settings["seeds"] == [] and claim.settings["batch"] is None
     assert claim.interval == "counted, not sampled: no interval"
@@ -62,7 +64,7 @@ def test_counted_claims_name_no_seed_and_are_not_repeated_after_training():
 
 
 def test_zhaos_numbers():
-    claim = CLAIMS["zhao-depthwise"](Bench(None, [], (0,)))
+    claim = CLAIMS["zhao-depthwise"](Bench(None, [], (0,), find=models.find))
     counted = {row["setting"]: row["multiply_adds"] for row in claim.measured}
     assert counted == {"depthwise": 10_275, "regular": 86_400}
     assert claim.verdict == "holds"

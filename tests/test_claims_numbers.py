@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+import models
 from tests.claims_tiny import TINY, batch, tiny_bench
 from tests.test_claims_borders import (
     BORDERS,
@@ -29,6 +30,7 @@ from tinyflow.flow import (
 )
 from tinyflow.flow.claims import CLAIMS, claims
 from tinyflow.flow.claims_bench import DIFFERENCES, FLOW, LOOKING, PATHS, SHRINKING
+from tinyflow.flow.claims_nets import network
 from tinyflow.flow.claims_setup import FULL, QUICK, train_briefly
 from tinyflow.flow.claims_verdict import Case, judge, median
 from tinyflow.flow.paths import looking
@@ -82,7 +84,7 @@ def test_quadirs_networks_take_the_rate_they_are_given(monkeypatch):
     monkeypatch.setattr(claims_setup, "Adam", adam)
     for lr in (None, 0.25):
         with pytest.raises(LookupError):
-            train_briefly("quadir_cnn", *batch(2), steps=1, lr=lr)
+            train_briefly(network("quadir_cnn", models.find), *batch(2), steps=1, lr=lr)
     assert rates == [1e-3, 0.25]
 
 
@@ -189,11 +191,11 @@ def test_a_brief_training_lowers_its_rate_along_a_cosine(monkeypatch):
         return SimpleNamespace(loss=1.0)
 
     monkeypatch.setattr(claims_setup, "train_step", step)
-    train_briefly("resnet20", *batch(2), steps=3, lr=0.5)
+    train_briefly(network("resnet20", models.find), *batch(2), steps=3, lr=0.5)
     cosines = [0.5 * (1 + math.cos(math.pi * k / 3)) for k in range(3)]
     assert rates == pytest.approx([0.5 * c for c in cosines])
     rates.clear()
-    train_briefly("quadir_cnn", *batch(2), steps=2, lr=0.5)
+    train_briefly(network("quadir_cnn", models.find), *batch(2), steps=2, lr=0.5)
     assert rates == [0.5, 0.5]
 
 
@@ -215,10 +217,10 @@ def test_the_rest_of_a_gradient_and_its_angle():
 def test_what_is_assumed_unless_said_otherwise():
     images, labels = batch()
     only = {"setup": TINY, "only": ["noh1-depth"], "seeds": [0]}
-    (found,) = claims(images, labels, **only)
+    (found,) = claims(images, labels, find=models.find, **only)
     assert found.settings["statistics"] == "batch"
-    (other,) = claims(images, labels, training=False, **only)
+    (other,) = claims(images, labels, find=models.find, training=False, **only)
     assert other.settings["statistics"] == "running"
     assert found.measured[0]["growth"] != other.measured[0]["growth"]
-    model = train_briefly("resnet20", *batch(4), steps=1, batch=4)
+    model = train_briefly(network("resnet20", models.find), *batch(4), steps=1, batch=4)
     assert model(Tensor(images)).shape == (4, 10)

@@ -7,6 +7,7 @@ import math
 
 import pytest
 
+import models
 from tests.claims_tiny import TINY, tiny_bench
 from tinyflow.flow import claims as table
 from tinyflow.flow import (
@@ -182,7 +183,7 @@ def test_his_sum_holds_without_the_relu_behind_it(bench):
     assert without.error < 1e-6 < 0.01 < his.error
     claim = claims_quadir.telescoped(bench)
     assert claim.verdict.startswith("holds only in")  # one seed is too few to tell why
-    three = Bench(bench.images, bench.labels, (0, 1, 2), setup=TINY)
+    three = Bench(bench.images, bench.labels, (0, 1, 2), find=models.find, setup=TINY)
     verdict = claims_quadir.telescoped(three).verdict
     assert verdict == "holds only when no ReLU follows the addition"
 

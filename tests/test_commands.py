@@ -62,7 +62,7 @@ def place(tmp_path, monkeypatch):
 
 
 def run(*arguments, app=analyze.app):
-    return CliRunner().invoke(app, list(map(str, arguments)))
+    return CliRunner().invoke(app, list(map(str, arguments)), obj=models.ZOO)
 
 
 def summary(folder):
@@ -115,7 +115,7 @@ def test_every_family_can_be_traced_and_drawn(place, model):
 def test_a_network_with_nothing_to_trace_says_so(place, monkeypatch):
     from tests.test_train import tiny
 
-    monkeypatch.setitem(models.MODELS, "tiny", models.Entry(tiny, "none", 32, 0.05))
+    monkeypatch.setitem(models.MODELS, "tiny", models.Network("tiny", tiny, 32, 0.05))
     result = run("--model", "tiny", "--trace-every", "1", app=train.app)
     assert result.exit_code == 1 and "leave --trace-every out" in result.stderr
     assert result.stderr.count("\n") == 1 and not any(place.rglob("*.csv"))
@@ -264,10 +264,10 @@ def test_networks_that_were_finished_survive_an_interrupt(place, monkeypatch):
 
     honest = analysis.look
 
-    def look(source, name, watch):
-        if name != "resnet20":
+    def look(source, network, watch):
+        if network.name != "resnet20":
             raise KeyboardInterrupt
-        return honest(source, name, watch)
+        return honest(source, network, watch)
 
     monkeypatch.setattr(analysis, "look", look)
     names = ("--model", "resnet20", "--model", "plain20")

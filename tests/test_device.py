@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
+import models
 from tests.cupy_array import CUDARuntimeError, Machine, OutOfMemoryError
 from tinyflow import backend
 from tinyflow.backend import DeviceError, asnumpy, choose_device, explain
@@ -43,7 +44,7 @@ def driver(monkeypatch: pytest.MonkeyPatch, version: int | None) -> None:
 
 
 def run(app: Any, arguments: str) -> Result:
-    return CliRunner().invoke(app, arguments.split())
+    return CliRunner().invoke(app, arguments.split(), obj=models.ZOO)
 
 
 def one_sentence(result: Result, *words: str) -> None:
@@ -245,7 +246,7 @@ def test_training(machine: Machine, place: Path, options: str) -> None:
     config = json.loads((place / "cuda" / "config.json").read_text())
     assert config["resolved"]["device"] == "cuda"
     assert config["resolved"]["cupy"] == "14.2.0"
-    ours, theirs = (load_checkpoint(place / d)[0] for d in ("cuda", "cpu"))
+    ours, theirs = (load_checkpoint(place / d, models.find)[0] for d in ("cuda", "cpu"))
     for key, array in theirs.state_dict().items():
         there = ours.state_dict()[key]
         assert isinstance(there, np.ndarray)
@@ -328,7 +329,7 @@ def test_out_of_memory_keeps_what_there_is(
         return
     one_sentence(result, *words, "the run up to epoch 1 is kept in out")
     machine.memory = None
-    model, told = load_checkpoint(place / "out")
+    model, told = load_checkpoint(place / "out", models.find)
     assert told.epoch == 1
     assert all(np.isfinite(a).all() for a in model.state_dict().values())
     files = {p.name for p in (place / "out").iterdir()}
@@ -358,7 +359,7 @@ def test_a_gpu_that_breaks(
     monkeypatch.setitem(cli.train.__globals__, "_epoch", epoch)
     result = run(cli.app, f"{ARGS} --device cuda --output out".replace("1 ", "2 ", 1))
     one_sentence(result, "the GPU failed", "cudaErrorIllegalAddress", "epoch 1 is kept")
-    assert load_checkpoint(place / "out")[1].epoch == 1
+    assert load_checkpoint(place / "out", models.find)[1].epoch == 1
 
 
 def test_what_is_explained() -> None:

@@ -187,12 +187,14 @@ def test_a_run_is_whole_wherever_it_fails(
     place: Path, monkeypatch: pytest.MonkeyPatch, call: str, error: str
 ) -> None:
     """Every write of a run fails in turn; weights and table always tell the same."""
-    entry = models.Entry(tiny, "none", 32, 0.05)
+    entry = models.Network("tiny", tiny, 32, 0.05)
     monkeypatch.setitem(models.MODELS, "tiny", entry)
     monkeypatch.setattr("tinyflow.train.curves.draw_curves", draw_nothing)
     owner, name = (Path, "open") if call == "open" else (os, call)
     real = getattr(owner, name)
-    config = TrainConfig("tiny", epochs=2, batch_size=4, limit_train=8, limit_test=4)
+    config = TrainConfig(
+        models.find("tiny"), epochs=2, batch_size=4, limit_train=8, limit_test=4
+    )
     kept = set()
     for turn in range(60):
         left, output = [turn], place / f"{turn}"
@@ -214,7 +216,8 @@ def test_a_run_is_whole_wherever_it_fails(
             assert not [p for p in output.iterdir() if p.name.startswith(".")]
             rows = read_metrics(output / "metrics.csv")
             epochs, best = (
-                load_checkpoint(output, w)[1].epoch for w in ("last", "best")
+                load_checkpoint(output, models.find, w)[1].epoch
+                for w in ("last", "best")
             )
             if call != "replace":  # of the two weight files one comes first
                 first = max(rows, key=lambda row: row.test_accuracy)
@@ -229,10 +232,14 @@ def test_a_run_is_whole_wherever_it_fails(
 def test_folders_of_any_name(
     place: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setitem(models.MODELS, "tiny", models.Entry(tiny, "none", 32, 0.05))
-    config = TrainConfig("tiny", epochs=1, warmup_epochs=0, batch_size=4, limit_train=8)
+    monkeypatch.setitem(models.MODELS, "tiny", models.Network("tiny", tiny, 32, 0.05))
+    config = TrainConfig(
+        models.find("tiny"), epochs=1, warmup_epochs=0, batch_size=4, limit_train=8
+    )
     result = train(replace(config, limit_test=4, output=Path(name)))
-    assert result.folder == Path(name) and load_checkpoint(name)[1].epoch == 1
+    assert (
+        result.folder == Path(name) and load_checkpoint(name, models.find)[1].epoch == 1
+    )
     assert len(os.listdir(name)) == 5
 
 

@@ -7,6 +7,7 @@ import pytest
 
 pytest.importorskip("torch", reason="PyTorch is the oracle")
 
+import models
 from tests.torch_expected import (
     BATCH,
     against_rest,
@@ -63,7 +64,9 @@ def test_every_number_of_a_trace(tmp_path, name, state):
 def test_printed_tables_round_those_numbers(tmp_path, name):
     """Column by column: what is printed is the summary's number, to a few digits."""
     case, _ = case_of(name, "initial", tmp_path)
-    summary = summarise(look(find_source(Settings(batch_size=BATCH)), name))
+    summary = summarise(
+        look(find_source(Settings(batch_size=BATCH)), models.find(name))
+    )
     theirs = expected_model(case, "initial", None)
     [row] = rows_of(tables.compared([summary], ""))
     first, last = theirs["gradient_first_block"], theirs["gradient_last_block"]

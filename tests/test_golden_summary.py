@@ -10,6 +10,7 @@ pytest.importorskip("torch", reason="PyTorch is the oracle")
 
 import torch
 
+import models
 from models import build_model
 from tests.torch_expected import BATCH, against_rest, case_of, close, expected_model
 from tests.torch_oracle import STATES, Case, angle, same, size, small_networks
@@ -33,7 +34,9 @@ def networks(monkeypatch):
 def run(folder, *arguments):
     """Run analyze.py; its summary, read strictly, and its tables."""
     options = ("--batch-size", BATCH, "--output", folder, "--device", "cpu")
-    result = CliRunner().invoke(analyze.app, [*map(str, (*arguments, *options))])
+    result = CliRunner().invoke(
+        analyze.app, [*map(str, (*arguments, *options))], obj=models.ZOO
+    )
     assert result.exit_code == 0, result.output
     summary = json.loads((folder / "summary.json").read_text("utf-8"))
     files = {}

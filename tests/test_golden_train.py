@@ -34,8 +34,9 @@ def build(*, num_classes, image_size, in_channels, rng):
     )
 
 
+LITTLE = models.Network("little", build, 32, 0.05)
 CONFIG = TrainConfig(
-    "little",
+    LITTLE,
     epochs=3,
     batch_size=20,
     limit_train=50,
@@ -50,8 +51,7 @@ CONFIG = TrainConfig(
 
 @pytest.fixture(autouse=True)
 def place(monkeypatch, tmp_path):
-    entry = models.Entry(build, "none", 32, 0.05)
-    monkeypatch.setitem(models.MODELS, "little", entry)
+    monkeypatch.setitem(models.MODELS, "little", LITTLE)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("TINYFLOW_DATA", raising=False)
     return tmp_path
@@ -133,7 +133,7 @@ def test_every_number_of_a_run(place):
         for name, value in expected.items():
             assert found[name] == pytest.approx(value, rel=2e-4, abs=1e-9), name
         assert found["images_per_second"] > 0 and found["seconds"] > 0
-    weights = load_checkpoint(place / "out")[0].state_dict()
+    weights = load_checkpoint(place / "out", models.find)[0].state_dict()
     for name, p in peer.p.items():
         theirs = p.detach().numpy()
         np.testing.assert_allclose(weights[name], theirs, rtol=1e-3, atol=1e-5)
@@ -209,9 +209,10 @@ def test_config_json_holds_every_option_as_given(place):
         facts = json.loads((folder / "config.json").read_text("utf-8"))
         resolved = facts.pop("resolved")
         text = {k: None if v is None else str(v) for k, v in folders.items()}
-        assert facts == asdict(config) | text
+        assert facts == asdict(config) | text | {"model": "little"}
         expected = {
             "model": "little",
+            "model_sha256": None,
             "parameters": 6 * 48 + 6 + 12 + 6 * 64 * 10 + 10,
             "num_classes": 10,
             "image_size": 32,
@@ -250,7 +251,7 @@ def test_a_full_disk_while_curves_are_drawn_ends_the_run(place, monkeypatch):
     monkeypatch.setattr(loop, "_draw", full)
     with pytest.raises(TrainError, match=r"curves.png cannot be written .*epoch 3 .*"):
         train(replace(CONFIG, output=place / "out"))
-    assert load_checkpoint(place / "out")[1].epoch == 3
+    assert load_checkpoint(place / "out", models.find)[1].epoch == 3
 
 
 # --- borders ------------------------------------------------------------------------
@@ -332,4 +333,4 @@ def test_weights_that_cannot_be_read_are_no_network(place, monkeypatch):
     folder = train(replace(CONFIG, epochs=2)).folder
     monkeypatch.setattr(TensorFile, "read", unreadable)
     with pytest.raises(CheckpointError, match="bias cannot be read"):
-        load_checkpoint(folder)
+        load_checkpoint(folder, models.find)

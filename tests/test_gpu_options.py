@@ -36,7 +36,7 @@ from tinyflow.train.step import evaluate, served
 def test_precisions_are_those_of_the_engine() -> None:
     assert train_config.PRECISIONS == PRECISIONS
     with pytest.raises(ConfigError, match="choose float32, tf32, bfloat16"):
-        TrainConfig("resnet20", precision="float16").validate()
+        TrainConfig(models.find("resnet20"), precision="float16").validate()
 
 
 def test_a_cpu_has_float32_only() -> None:
@@ -44,9 +44,8 @@ def test_a_cpu_has_float32_only() -> None:
     for precision in PRECISIONS[1:]:
         with pytest.raises(ConfigError, match=f"{precision} needs a GPU; on a CPU"):
             activations(precision, "cpu")
-    result = CliRunner().invoke(
-        train.app, "--model resnet20 --device cpu --precision bfloat16".split()
-    )
+    arguments = "--model resnet20 --device cpu --precision bfloat16".split()
+    result = CliRunner().invoke(train.app, arguments, obj=models.ZOO)
     assert result.exit_code == 2
     assert "--precision bfloat16 needs a GPU" in result.stderr
 
@@ -82,7 +81,9 @@ def test_batches_are_even(images: int, most: int, size: int) -> None:
 
 
 def test_a_gpu_is_tested_in_larger_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = TrainConfig("resnet20", batch_size=16, limit_train=64, limit_test=100)
+    config = TrainConfig(
+        models.find("resnet20"), batch_size=16, limit_train=64, limit_test=100
+    )
     monkeypatch.setattr(nn.Module, "to", lambda self, device: self)
     monkeypatch.setattr(prepare.precision, "choose", lambda *how: None)
     monkeypatch.setattr(
@@ -265,7 +266,7 @@ def test_gpu_training_leaves_a_run(tmp_path: Path, precision: str) -> None:
         f"--model resnet20 --epochs 2 --batch-size 32 --limit-train 200 --augment "
         f"--limit-test 50 --device cuda --precision {precision} --output {tmp_path}/run"
     )
-    result = CliRunner().invoke(train.app, line.split())
+    result = CliRunner().invoke(train.app, line.split(), obj=models.ZOO)
     assert result.exit_code == 0, result.output
     facts = json.loads((tmp_path / "run" / "config.json").read_text())
     assert facts["resolved"]["precision"] == precision

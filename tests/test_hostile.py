@@ -14,6 +14,7 @@ import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,7 @@ class Kind:
     error: type[Exception]
 
 
+load_run = partial(load_checkpoint, find=models.find)
 KINDS = {
     "mnist images": Kind(mnist, "train-images-idx3-ubyte", load_mnist, DataError),
     "mnist labels": Kind(mnist, "train-labels-idx1-ubyte", load_mnist, DataError),
@@ -110,9 +112,7 @@ KINDS = {
         lambda f: load_cifar10(f, "test"),
         DataError,
     ),
-    "checkpoint": Kind(
-        checkpoint, "last.safetensors", load_checkpoint, CheckpointError
-    ),
+    "checkpoint": Kind(checkpoint, "last.safetensors", load_run, CheckpointError),
     "trace": Kind(trace, "trace.csv", read_trace, FlowError),
     "metrics": Kind(
         metrics, "metrics.csv", lambda f: read_metrics(f / "metrics.csv"), Unreadable
@@ -125,7 +125,7 @@ KINDS = {
 
 @pytest.fixture(autouse=True)
 def small_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    entry = models.Entry(tiny, "none", 32, 0.05)
+    entry = models.Network("tiny", tiny, 32, 0.05)
     monkeypatch.setitem(models.MODELS, "tiny", entry)
 
 
@@ -240,7 +240,7 @@ def test_places_with_no_name(tmp_path: Path, name: str) -> None:
     for load, error in (
         (load_mnist, DataError),
         (load_cifar10, DataError),
-        (load_checkpoint, CheckpointError),
+        (load_run, CheckpointError),
         (read_trace, FlowError),
         (read_metrics, Unreadable),
     ):

@@ -8,6 +8,7 @@ import os
 import pytest
 from typer.testing import CliRunner
 
+import models
 from tinyflow.commands import analyze, train
 from tinyflow.flow.claims import CLAIMS
 from tinyflow.train import TrainConfig
@@ -117,7 +118,7 @@ def test_one_sentence_and_nothing_written(
 ):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("TINYFLOW_DATA", raising=False)
-    result = CliRunner().invoke(command.app, list(arguments))
+    result = CliRunner().invoke(command.app, list(arguments), obj=models.ZOO)
     assert result.exit_code == 2, result.output
     assert words in result.stderr.lower() or words in result.stderr
     assert result.stderr.startswith(f"{program}: ")
@@ -129,9 +130,11 @@ def test_what_only_a_gpu_knows_is_said(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(train, "train", lambda *args: 1 / 0)  # far enough
     for option in ("--deterministic", "--no-capture"):
-        result = CliRunner().invoke(train.app, [*RUN, "--device", "cpu", option])
+        result = CliRunner().invoke(
+            train.app, [*RUN, "--device", "cpu", option], obj=models.ZOO
+        )
         assert f"{option.replace('no-', '')} changes nothing" in result.stderr
-    result = CliRunner().invoke(train.app, [*RUN, "--device", "cpu"])
+    result = CliRunner().invoke(train.app, [*RUN, "--device", "cpu"], obj=models.ZOO)
     assert result.stderr == ""
 
 
@@ -139,7 +142,9 @@ def test_what_only_a_gpu_knows_is_said(tmp_path, monkeypatch):
                                      "counterfactual", "claims", "depth"])  # fmt: skip
 def test_help_shows_every_default(command):
     words = [command] if command else []
-    help_text = CliRunner().invoke(analyze.app, [*words, "--help"]).stdout
+    help_text = (
+        CliRunner().invoke(analyze.app, [*words, "--help"], obj=models.ZOO).stdout
+    )
     said = " ".join(help_text.split())
     for default in ("16", "0", "float64", "train", "auto", "shapes"):
         assert f"[default: {default}]" in said
@@ -147,11 +152,15 @@ def test_help_shows_every_default(command):
 
 
 def test_help_names_every_claim_and_branch():
-    said = CliRunner().invoke(analyze.app, ["claims", "--help"]).stdout
+    said = CliRunner().invoke(analyze.app, ["claims", "--help"], obj=models.ZOO).stdout
     assert set(CLAIMS) <= set(said.split())
-    said = CliRunner().invoke(analyze.app, ["counterfactual", "--help"]).stdout
+    said = (
+        CliRunner()
+        .invoke(analyze.app, ["counterfactual", "--help"], obj=models.ZOO)
+        .stdout
+    )
     assert "residual, shortcut, scale, squeeze" in " ".join(said.split())
-    said = CliRunner().invoke(train.app, ["--help"]).stdout
+    said = CliRunner().invoke(train.app, ["--help"], obj=models.ZOO).stdout
     assert "[default: 4; ImageNet's networks: 2]" in " ".join(said.split())
 
 
@@ -159,7 +168,9 @@ def test_help_names_every_claim_and_branch():
     ("lr", "advice"), [(1e9, 0.1), (0.1, 0.01), (0.5, 0.05), (1e-3, 1e-4), (None, 0.01)]
 )
 def test_a_lower_rate_is_one_to_try(lr, advice):
-    assert TrainConfig("resnet20", lr=lr).lower_rate == pytest.approx(advice)
+    assert TrainConfig(models.find("resnet20"), lr=lr).lower_rate == pytest.approx(
+        advice
+    )
 
 
 def test_home_is_expanded(tmp_path, monkeypatch):
@@ -167,10 +178,10 @@ def test_home_is_expanded(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "d").mkdir()
     arguments = ("--model", "resnet20", "--dataset", "mnist", "--data-dir", "~/d")
-    result = CliRunner().invoke(train.app, arguments)
+    result = CliRunner().invoke(train.app, arguments, obj=models.ZOO)
     assert result.exit_code == 1 and f"{tmp_path}/d" in result.stderr
     monkeypatch.setenv("TINYFLOW_DATA", "~/d")
-    result = CliRunner().invoke(analyze.app, ["--dataset", "mnist"])
+    result = CliRunner().invoke(analyze.app, ["--dataset", "mnist"], obj=models.ZOO)
     assert result.exit_code == 2 and f"{tmp_path}/d" in result.stderr
-    result = CliRunner().invoke(analyze.app, ["training", "~/run"])
+    result = CliRunner().invoke(analyze.app, ["training", "~/run"], obj=models.ZOO)
     assert f"{tmp_path}/run" in result.stderr

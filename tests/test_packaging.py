@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tarfile
 import tomllib
+import venv
 import zipfile
 from pathlib import Path
 
@@ -13,8 +14,6 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 NOT_PUBLISHED = {".gitignore"}
-
-pytestmark = pytest.mark.slow
 
 
 def run(*command, cwd, **environment):
@@ -74,11 +73,13 @@ def wheel(tmp_path_factory, sdist):
     return found
 
 
+@pytest.mark.slow
 def test_the_source_distribution_holds_every_file(sdist, published):
     missing = {name for name in published if not (sdist / name).exists()}
     assert missing == NOT_PUBLISHED & published
 
 
+@pytest.mark.slow
 def test_the_tests_are_found_in_the_source_distribution(sdist):
     """And import all they need from it: the sources for the emulated GPU too."""
     listed = run(
@@ -95,45 +96,77 @@ def test_the_tests_are_found_in_the_source_distribution(sdist):
     assert some.returncode == 0, some.stdout
 
 
-def test_the_wheel_holds_both_packages_whole(wheel, published):
+@pytest.mark.slow
+def test_the_wheel_holds_the_package_whole(wheel, published):
+    """And plants no other: the networks are tinyflow.models."""
     names = set(zipfile.ZipFile(wheel).namelist())
-    ours = {n for n in published if n.startswith(("tinyflow/", "models/"))}
-    assert ours <= names
-    assert {"tinyflow/py.typed", "models/py.typed"} <= names
+    ours = {n for n in published if n.startswith("tinyflow/")}
+    ours |= {f"tinyflow/{n}" for n in published if n.startswith("models/")}
+    assert {"tinyflow/py.typed", "tinyflow/models/vgg.py"} <= ours <= names
     others = {n for n in names - ours if ".dist-info/" not in n}
     assert others == set()  # no tests, no benchmarks
 
 
-def test_both_commands_start_from_the_wheel(wheel, tmp_path):
-    installed = tmp_path / "installed"
-    done = run(
-        *(sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target"),
-        *(installed, wheel),
-        cwd=tmp_path,
-    )
+def test_every_folder_with_modules_is_installed():
+    table = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    found = [p.parent.relative_to(ROOT) for p in (ROOT / "tinyflow").rglob("*.py")]
+    packages = {".".join(folder.parts) for folder in found}
+    assert table["package-dir"] == {"tinyflow.models": "models"}
+    assert set(table["packages"]) == packages | {"tinyflow.models"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["wheel", "editable"])
+def test_commands_and_networks_are_installed(how, wheel, sdist, tmp_path):
+    """In a fresh environment, started where a user's own modules have every name."""
+    venv.create(tmp_path / "venv", symlinks=True)
+    bin_ = tmp_path / "venv" / "bin"
+    (site,) = (tmp_path / "venv").glob("lib/python*/site-packages")
+    known = [p for p in sys.path if p.endswith("-packages")]  # NumPy and the like
+    (site / "known.pth").write_text("\n".join(known))
+    what = [wheel] if how == "wheel" else ["--no-build-isolation", "-e", sdist]
+    pip = (sys.executable, "-m", "pip", "--python", bin_ / "python", "install", "-q")
+    done = run(*pip, "--no-deps", "--ignore-installed", *what, cwd=tmp_path)
     if done.returncode:
         pytest.skip(f"pip cannot install here: {done.stderr.strip()[-200:]}")
-    for command, arguments, said in (
-        ("train", ["--list-models"], "se_resnet50"),
-        ("analyze", ["compare", "--model", "resnet20"], "closure"),
+    tops = {p.name for p in site.iterdir() if p.suffix not in (".pth", ".dist-info")}
+    if how == "wheel":
+        assert tops == {"tinyflow"}
+    here = tmp_path / "here"
+    for name in ("models.py", "models/__init__.py", "train.py", "nn.py"):
+        (here / name).parent.mkdir(parents=True, exist_ok=True)
+        (here / name).write_text("raise RuntimeError('of the user')")
+    (here / "my_net.py").write_text(OWN)
+    small = "--batch-size 2 --device cpu".split()
+    steps = "--epochs 1 --warmup-epochs 0 --limit-train 4 --limit-test 2".split()
+    for start, said in (
+        ([bin_ / "tinyflow-train", "--list-models"], "se_resnet50"),
+        ([bin_ / "tinyflow-train", "--model", "resnet20", *steps, *small], "epoch 1"),
+        (
+            [bin_ / "tinyflow-train", "--model", "my_net.py:MyNet", *steps, *small],
+            "runs/MyNet-shapes-1",
+        ),
+        (
+            [bin_ / "tinyflow-analyze", "blocks", "--model", "resnet20", *small],
+            "closure",
+        ),
+        (
+            [bin_ / "python", "-c", "import tinyflow.models as m; print(m.__name__)"],
+            "tinyflow.models",
+        ),
     ):
-        for number, start in enumerate(
-            (
-                [installed / "bin" / f"tinyflow-{command}"],
-                ["-m", f"tinyflow.commands.{command}"],
-            )
-        ):
-            elsewhere = tmp_path / f"{command}-{number}"
-            elsewhere.mkdir()
-            ended = run(
-                sys.executable,
-                *(*start, *arguments),
-                cwd=elsewhere,
-                PYTHONPATH=str(installed),
-                PYTHONSAFEPATH="1",
-            )
-            assert ended.returncode == 0, ended.stderr
-            assert said in ended.stdout
+        ended = run(*start, cwd=here, PYTHONPATH="")
+        assert ended.returncode == 0, ended.stderr
+        assert said in ended.stdout
+
+
+OWN = """
+from tinyflow import nn
+
+def MyNet(num_classes, image_size, in_channels, rng):
+    flat = in_channels * image_size**2
+    return nn.Sequential(nn.Flatten(), nn.Linear(flat, num_classes, rng=rng))
+"""
 
 
 def test_every_dependency_has_a_lowest_version_that_is_tested():

@@ -73,7 +73,7 @@ def test_what_nobody_reports_is_guessed_and_goes_forward():
 def test_a_probe_can_be_watched():
     source = find_source(Settings(batch_size=2, dtype="float32", device="cpu"))
     polls = []
-    look(source, "resnet20", polls.append)
+    look(source, models.find("resnet20"), polls.append)
     assert polls[0]() == pytest.approx(1, abs=0.02)
 
 

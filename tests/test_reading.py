@@ -196,7 +196,6 @@ CONFIG = b'{"model": "tiny", "dataset": "shapes", "seed": 3, "batch_size": 4}'
         (CONFIG.replace(b"3", b'"3"'), "names no seed"),
         (CONFIG.replace(b"3", b"true"), "names no seed"),
         (CONFIG.replace(b'"tiny"', b'["tiny"]'), "names no model"),
-        (CONFIG.replace(b"tiny", b"resnt20"), "unknown model"),
         (CONFIG.replace(b"tiny", b"\xff"), "is no UTF-8 text"),
         (b"[" * 200_000, "nested too deeply"),
         (CONFIG[:-9], "is no JSON"),
@@ -209,7 +208,7 @@ def test_a_damaged_config_is_said_and_the_trace_is_drawn(
     content: bytes,
     words: str,
 ) -> None:
-    monkeypatch.setitem(models.MODELS, "tiny", models.Entry(tiny, "none", 32, 0.05))
+    monkeypatch.setitem(models.MODELS, "tiny", models.Network("tiny", tiny, 32, 0.05))
     (tmp_path / "config.json").write_bytes(CONFIG)
     assert described(tmp_path)[0] == "tiny" and "seed 3" in described(tmp_path)[1]
     assert capsys.readouterr().err == ""
@@ -232,7 +231,7 @@ def test_the_command_answers_in_a_sentence(tmp_path: Path, what: str) -> None:
         path.write_bytes(b"" if what == "empty" else content[:30])
     out = tmp_path / "out"
     arguments = ["training", str(tmp_path), "--output", str(out)]
-    result = CliRunner().invoke(analyze.app, arguments)
+    result = CliRunner().invoke(analyze.app, arguments, obj=models.ZOO)
     assert result.exit_code == 2 and result.stderr.count("\n") == 1
     assert "trace.csv" in result.stderr and not out.exists()
 

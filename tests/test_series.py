@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+import models
 from tinyflow import flow
 from tinyflow.flow import depth, report, series
 from tinyflow.flow.settings import Settings
@@ -31,7 +32,10 @@ def test_series_refuse_what_cannot_be_counted():
         ("--depths '21'", lambda: of(Settings(), "21", 1)),
         ("--depths '20,x'", lambda: of(Settings(), "20,x", 1)),
         ("--depths '20,00020'", lambda: of(Settings(), "20,00020", 1)),
-        ("--model", lambda: of(Settings(model=("resnet20",)), "20", 1)),
+        (
+            "--model",
+            lambda: of(Settings(model=("resnet20",), find=models.find), "20", 1),
+        ),
         ("--checkpoint", lambda: of(Settings(checkpoint="x"), "20", 1)),
     ):
         with pytest.raises(flow.FlowError, match=word):
@@ -71,36 +75,49 @@ def test_a_run_is_described_by_its_options(tmp_path):
     for more, classes, of in (
         ({}, None, ""),
         ({"resolved": [], "epochs": 4}, None, ""),
-        ({"resolved": {"num_classes": 9}, "epochs": 4}, 9, ", 9 classes"),
+        (
+            {"resolved": {"model": "resnet50", "num_classes": 9}, "epochs": 4},
+            9,
+            ", 9 classes",
+        ),
     ):
         (tmp_path / "config.json").write_text(json.dumps(given | more))
         name, said, facts = series.described(tmp_path)
-        assert name == "resnet50"
+        full = "resnet50" if classes else "resnet"
+        assert name == full
         assert said == (
             f"mnist{of} · batch statistics · float32 · seed 3 · batch of 7 · {tmp_path}"
         )
-        told = given | {"model": "resnet50", "classes": classes}
+        told = given | {"model": full, "classes": classes}
         assert facts == start | told | {"epochs": more.get("epochs")}
 
 
 def test_a_network_named_twice_is_looked_at_once():
-    names = Settings(model=("resnet", "resnet50", "plain20", "resnet")).names(("vgg",))
-    assert names == ("resnet50", "plain20")
-    assert Settings().names(("vgg", "vgg19")) == ("vgg19",)
+    def names(default, **how):
+        settings = Settings(find=models.find, **how)
+        return [network.name for network in settings.networks(default)]
+
+    four = ("resnet", "resnet50", "plain20", "resnet")
+    assert names(("vgg",), model=four) == ["resnet50", "plain20"]
+    assert names(("vgg", "vgg19")) == ["vgg19"]
+    with pytest.raises(flow.FlowError, match="no networks were given, so none"):
+        Settings().networks(("vgg",))
 
 
 def test_a_sweep_goes_by_kind_depth_and_seed(monkeypatch):
     made = []
 
-    def build(name, *, seed, **how):
-        made.append((how["num_classes"], how["image_size"], how["in_channels"]))
-        return SimpleNamespace(to=lambda device, dtype: (name, seed, device, dtype))
+    def find(name):
+        def build(*, seed, **how):
+            made.append((how["num_classes"], how["image_size"], how["in_channels"]))
+            return SimpleNamespace(to=lambda device, dtype: (name, seed, device, dtype))
 
-    monkeypatch.setattr(depth, "build_model", build)
+        return SimpleNamespace(build=build)
+
     monkeypatch.setattr(depth, "measure_depth", lambda *args: args)
     images, labels, said = np.zeros((2, 1, 8, 8)), np.array([0, 1]), []
     how = {"seeds": iter([4, 5]), "images": images, "labels": labels}
-    how |= {"training": False, "num_classes": 7}
+    how |= {"find": find, "training": False, "num_classes": 7}
     how["progress"] = lambda name, layers: said.append((name, layers))
     found = depth.depth_sweep(iter([20, 56]), ("plain", "resnet"), **how)
     wanted = itertools.product(("plain", "resnet"), (20, 56), (4, 5))

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from models import build_model
+import models
 from tinyflow import flow
 from tinyflow.flow.settings import Settings
 from tinyflow.flow.source import Source, find_source
@@ -29,7 +29,7 @@ from tinyflow.train.checkpoint import Metadata, save_checkpoint
 )
 def test_options_that_cannot_be_used(changed, word):
     with pytest.raises(flow.FlowError, match=word):
-        replace(Settings(), **changed).validate()
+        Settings(find=models.find, **changed).validate()
 
 
 @pytest.mark.parametrize(
@@ -42,13 +42,13 @@ def test_options_that_cannot_be_used(changed, word):
     ],
 )
 def test_options_just_inside_their_borders(changed):
-    replace(Settings(), **changed).validate()
+    Settings(find=models.find, **changed).validate()
 
 
 def of_mnist(**changed):
     """Of ten classes of mnist, without images."""
     data = SimpleNamespace(name="mnist", num_classes=10)
-    return Source(replace(Settings(), **changed), data, "cpu")
+    return Source(Settings(**changed), data, "cpu")
 
 
 def test_conditions_in_words():
@@ -117,24 +117,24 @@ def test_facts_say_where_images_and_weights_come_from():
 
 def test_a_checkpoint_is_looked_at_as_it_was_trained(tmp_path):
     told = Metadata("resnet20", 10, 32, 3, "shapes", 5, 4, 0.5)
-    model = build_model("resnet20", seed=5)
+    model = models.build_model("resnet20", seed=5)
     path = tmp_path / "last.safetensors"
     save_checkpoint(path, model, told)
-    source = find_source(Settings(checkpoint=path, batch_size=2))
-    assert source.fitting(("vgg", "resnet")) == (("resnet20",), "")
-    seen = look(source, "resnet20")
+    source = find_source(Settings(checkpoint=path, find=models.find, batch_size=2))
+    assert source.fitting(("vgg", "resnet")) == ((models.find("resnet20"),), "")
+    seen = look(source, models.find("resnet20"))
     assert (seen.name, seen.source.data.name) == ("resnet20", "shapes")
     assert seen.said.startswith(f"epoch 4 of {path}, seed 5 · shapes")
-    same = look(find_source(Settings(seed=5, batch_size=2)), "resnet20")
+    same = look(find_source(Settings(seed=5, batch_size=2)), models.find("resnet20"))
     assert same.said.startswith("initial weights · shapes, 10 classes")
     assert seen.parameters == same.parameters == 269_722
     assert seen.probe.training is True and seen.probe.images.dtype == np.float64
     at = find_source(Settings(batch_size=2, mode="eval"))
-    assert look(at, "resnet20").probe.training is False
+    assert look(at, models.find("resnet20")).probe.training is False
     for changed in ({"in_channels": 1}, {"image_size": 28}, {"num_classes": 7}):
         other = {"num_classes": 10, "image_size": 32, "in_channels": 3} | changed
         save_checkpoint(
-            path, build_model("resnet20", **other), replace(told, **changed)
+            path, models.build_model("resnet20", **other), replace(told, **changed)
         )
         with pytest.raises(flow.FlowError, match="use --dataset shapes"):
-            find_source(Settings(checkpoint=path, batch_size=2))
+            find_source(Settings(checkpoint=path, find=models.find, batch_size=2))

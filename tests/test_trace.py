@@ -5,6 +5,7 @@ import csv
 import numpy as np
 import pytest
 
+import models
 from tinyflow import flow
 from tinyflow.flow.trace import COLUMNS, TraceWriter, read_trace
 from tinyflow.train import ConfigError, TrainConfig, train
@@ -12,7 +13,7 @@ from tinyflow.train import ConfigError, TrainConfig, train
 
 def run(folder, trace_every=None, model="resnet20"):
     config = TrainConfig(
-        model=model,
+        models.find(model),
         epochs=1,
         warmup_epochs=0.5,
         batch_size=8,

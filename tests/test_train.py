@@ -19,6 +19,7 @@ import models
 from tinyflow import Tape, nn
 from tinyflow.commands import train as cli
 from tinyflow.data import Loader, load_dataset
+from tinyflow.network import Zoo
 from tinyflow.optim import SGD
 from tinyflow.train import (
     CheckpointError,
@@ -79,19 +80,25 @@ def headless(
 def place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Small networks in the table, and an empty working folder."""
     for build in (tiny, one_value, headless):
-        entry = models.Entry(build, "none", 32, 0.05)
+        entry = models.Network(build.__name__, build, 32, 0.05)
         monkeypatch.setitem(models.MODELS, build.__name__, entry)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("TINYFLOW_DATA", raising=False)
     return tmp_path
 
 
-SMALL = TrainConfig("tiny", epochs=2, batch_size=50, limit_train=300, limit_test=100)
+SMALL = TrainConfig(
+    models.Network("tiny", tiny, 32, 0.05),
+    epochs=2,
+    batch_size=50,
+    limit_train=300,
+    limit_test=100,
+)
 ARGS = "--model tiny --epochs 2 --batch-size 50 --limit-train 300 --limit-test 100"
 
 
 def run(arguments: str) -> Result:
-    return CliRunner().invoke(cli.app, arguments.split())
+    return CliRunner().invoke(cli.app, arguments.split(), obj=models.ZOO)
 
 
 def write_mnist(folder: Path, train_images: int = 40, test_images: int = 20) -> Path:
@@ -180,15 +187,15 @@ def test_schedules(place: Path, schedule: str, expected: list[float] | None) -> 
 
 
 def test_defaults_follow_the_network() -> None:
-    for options, name, lr, decay in (
-        ({"model": "resnet20"}, "sgd", models.MODELS["resnet20"].lr, 5e-4),
-        ({"model": "resnet"}, "adamw", 5e-4, 0.01),
-        ({"model": "densenet"}, "adamw", 1e-3, 0.01),
-        ({"model": "resnet", "optimizer": "adam"}, "adam", 5e-4, 0.0),
-        ({"model": "vgg", "optimizer": "sgd"}, "sgd", models.MODELS["vgg19"].lr, 5e-4),
-        ({"model": "vgg", "lr": 0.5, "weight_decay": 0.0}, "adamw", 0.5, 0.0),
+    for model, options, name, lr, decay in (
+        ("resnet20", {}, "sgd", models.MODELS["resnet20"].lr, 5e-4),
+        ("resnet", {}, "adamw", 5e-4, 0.01),
+        ("densenet", {}, "adamw", 1e-3, 0.01),
+        ("resnet", {"optimizer": "adam"}, "adam", 5e-4, 0.0),
+        ("vgg", {"optimizer": "sgd"}, "sgd", models.MODELS["vgg19"].lr, 5e-4),
+        ("vgg", {"lr": 0.5, "weight_decay": 0.0}, "adamw", 0.5, 0.0),
     ):
-        config = TrainConfig(**options)
+        config = TrainConfig(models.find(model), **options)
         found = config.optimizer_name, config.learning_rate, config.decay
         assert found == (name, lr, decay)
 
@@ -198,7 +205,7 @@ def test_mnist_is_one_channel_of_28_pixels(place: Path) -> None:
     arguments = "--model tiny --dataset mnist --epochs 1 --batch-size 8 --output out"
     result = run(f"{arguments} --warmup-epochs 0 --data-dir {data}")
     assert result.exit_code == 0, result.output
-    model, metadata = load_checkpoint("out")
+    model, metadata = load_checkpoint("out", models.find)
     assert (metadata.in_channels, metadata.image_size) == (1, 28)
     assert dict(model.named_parameters())["conv.weight"].shape == (8, 1, 4, 4)
 
@@ -222,7 +229,8 @@ def test_environment_variable_names_the_data(
 
 
 def test_list_models(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models, "list_models", lambda k: ["heading", f"{k} classes"])
+    zoo = Zoo(models.find, lambda k: ["heading", f"{k} classes"])
+    monkeypatch.setattr(models, "ZOO", zoo)
     assert run("--list-models").stdout == "heading\n10 classes\n"
     assert run("--list-models --num-classes 7").stdout == "heading\n7 classes\n"
     assert run("--list-models --num-classes 0").exit_code == 2
@@ -272,7 +280,7 @@ def test_clipping_reports_the_norm_before() -> None:
 def test_checkpoint_round_trip(place: Path) -> None:
     result = train(SMALL)
     assert result.folder is not None
-    model, metadata = load_checkpoint(result.folder)
+    model, metadata = load_checkpoint(result.folder, models.find)
     assert metadata == Metadata(
         "tiny", 10, 32, 3, "shapes", 0, 2, result.last.test_accuracy
     )
@@ -281,12 +289,12 @@ def test_checkpoint_round_trip(place: Path) -> None:
     loss, accuracy = evaluate(model, loader)
     assert loss == pytest.approx(result.last.test_loss, rel=1e-6)
     assert accuracy == result.last.test_accuracy
-    best = load_checkpoint(result.folder, "best")[1]
+    best = load_checkpoint(result.folder, models.find, "best")[1]
     assert (best.epoch, best.test_accuracy) == (
         result.best.epoch,
         result.best.test_accuracy,
     )
-    again = load_checkpoint(result.folder / "last.safetensors")[0]
+    again = load_checkpoint(result.folder / "last.safetensors", models.find)[0]
     for name, array in again.state_dict().items():
         np.testing.assert_array_equal(array, model.state_dict()[name])
 
@@ -297,7 +305,7 @@ def test_checkpoint_of_transposed_weights(place: Path) -> None:
     weight.data = np.asfortranarray(weight.data)
     metadata = Metadata("tiny", 10, 32, 3, "shapes", 0, 1, 0.5)
     checkpoint_file.save_checkpoint(place / "x.safetensors", model, metadata)
-    loaded = load_checkpoint(place / "x.safetensors")[0].state_dict()
+    loaded = load_checkpoint(place / "x.safetensors", models.find)[0].state_dict()
     np.testing.assert_array_equal(loaded["fc.weight"], weight.data)
 
 
@@ -323,7 +331,7 @@ def test_a_failed_write_leaves_the_old_checkpoint(
 def test_checkpoints_that_cannot_be_used(place: Path) -> None:
     def refused(path: Path, *words: str, which: str = "last") -> None:
         with pytest.raises(CheckpointError) as caught:
-            load_checkpoint(path, which)
+            load_checkpoint(path, models.find, which)
         for word in words:
             assert word in str(caught.value)
 
@@ -455,7 +463,7 @@ def test_interrupted_in_the_second_epoch(place: Path) -> None:
     result = train(SMALL, stop_at(2, KeyboardInterrupt))
     assert result.interrupted and len(result.rows) == 1
     assert result.folder is not None and (result.folder / "curves.png").is_file()
-    assert load_checkpoint(result.folder)[1].epoch == 1
+    assert load_checkpoint(result.folder, models.find)[1].epoch == 1
 
 
 @pytest.mark.parametrize(("epoch", "word"), [(1, "nothing was kept"), (2, "are kept")])
@@ -494,7 +502,7 @@ def test_divergence_keeps_the_epochs_before(
     sentence = r"became nan at step 1 of epoch 2 .*--lr 0\.005; .*epoch 1 .*kept"
     with pytest.raises(TrainError, match=sentence):
         train(replace(SMALL, output=place / "out"))
-    assert load_checkpoint(place / "out")[1].epoch == 1
+    assert load_checkpoint(place / "out", models.find)[1].epoch == 1
     assert (place / "out" / "curves.png").is_file()
 
 

@@ -7,6 +7,7 @@ from statistics import median
 import numpy as np
 import torch
 
+import models
 from models import build_model
 from tests.torch_oracle import Case, angle, inner, same, size
 from tinyflow.flow.settings import Settings
@@ -148,7 +149,7 @@ def case_of(name, state, folder, training=True):
         path = folder / f"{name}.safetensors"
         told = Metadata(name, 10, 32, 3, "shapes", 0, 3, 0.5)
         save_checkpoint(path, model, told)
-        model, options = load_checkpoint(path)[0], ("--checkpoint", path)
+        model, options = load_checkpoint(path, models.find)[0], ("--checkpoint", path)
     if not training:
         options = (*options, "--mode", "eval")
     model.to(dtype="float64")

@@ -313,4 +313,4 @@ def small_networks(patch):
         "vgg8": lambda **how: vgg.VGG(TINY, False, **how),
         "densenet8": lambda **how: densenet.DenseNet(TINY, **how),
     }.items():
-        patch.setitem(models.MODELS, name, models.Entry(make, "none", 32, 0.1))
+        patch.setitem(models.MODELS, name, models.Network(name, make, 32, 0.1))

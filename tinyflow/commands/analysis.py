@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-import models
 from tinyflow import __version__, flow
 from tinyflow.backend import choose_device, explain
 from tinyflow.commands import ending
@@ -68,7 +67,9 @@ class Analysis:
         """The option with which this network is analysed by another command."""
         if self.settings.checkpoint is not None:
             return f"--checkpoint {self.settings.checkpoint}"
-        return f"--model {name}"
+        find = self.settings.find
+        given = [m for m in self.settings.model if find(m).name == name]
+        return f"--model {(given or [name])[0]}"
 
     def say(self, text: str) -> None:
         """Print, with no progress in the way."""
@@ -102,16 +103,18 @@ class Analysis:
                 measured on it.
             figures: how many will be drawn for each.
         """
-        names, left = self.source.fitting(default)
+        networks, left = self.source.fitting(default)
         self.leave_out(left)
         self.content["networks"] = []
-        self.progress.plan(len(names) * (weight + figures * DRAWING))
-        for name in names:
-            self.progress.begin(f"looking at {name}")
-            subject = look(self.source, name, self.progress.watch)
-            self.progress.begin(f"measuring {name}", weight - 1)
+        self.progress.plan(len(networks) * (weight + figures * DRAWING))
+        for network in networks:
+            self.progress.begin(f"looking at {network.name}")
+            subject = look(self.source, network, self.progress.watch)
+            self.progress.begin(f"measuring {network.name}", weight - 1)
             yield subject
             facts = {"model": subject.name, "parameters": subject.parameters}
+            if network.file is not None:
+                facts["file"] = str(network.file)
             self.content["networks"].append(facts)
 
     def check_forks(self, subject: Subject, why: str) -> None:
@@ -123,6 +126,7 @@ class Analysis:
         tape = subject.probe.tape
         if has_forks(tape):
             return
+        sides.check_blocks(subject)
         other = "dense" if sides.is_dense(tape) else "blocks"
         raise flow.FlowError(
             f"{subject.name} has no residual branches, hence {why}: use analyze.py "
@@ -145,10 +149,12 @@ class Analysis:
         """What every summary.json begins with."""
         s = self.settings
         worst, allowed = sides.worst(self.errors), flow.TOLERANCE[s.dtype]
-        chosen = {k: v for k, v in asdict(s).items() if k not in ("data_dir", "named")}
+        chosen = {f.name: getattr(s, f.name) for f in fields(s)}
+        for name in ("data_dir", "find", "named"):
+            del chosen[name]
         chosen["checkpoint"] = None if s.checkpoint is None else str(s.checkpoint)
         chosen["model"] = [n["model"] for n in self.content.get("networks", [])] or [
-            models.full_name(name) for name in s.model
+            network.name for network in s.networks(())
         ]
         if self._source is not None:
             chosen["dataset"] = self._source.data.name
@@ -186,7 +192,8 @@ def analysis(
                 device, reason = choose_device(settings.device)
                 environment()
             print(f"device: {device} ({reason})", flush=True)
-        stem = "-".join((what, *(settings.model if len(settings.model) == 1 else ())))
+        names = [network.name for network in settings.networks(())]
+        stem = "-".join((what, *(names if len(names) == 1 else ())))
         with report.folder(output, stem) as folder, Progress() as progress:
             work = Analysis(settings, folder, progress)
             yield work

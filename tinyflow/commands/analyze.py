@@ -29,6 +29,7 @@ from tinyflow.flow.series import (
 )
 from tinyflow.flow.settings import FOUR, Settings
 from tinyflow.flow.subject import Subject
+from tinyflow.network import Zoo
 
 COMMAND, GROUP = kinds(PROGRAM)
 JUDGED = "The papers' claims, judged; minutes a seed."
@@ -324,10 +325,6 @@ def training(
         work.content |= {"data": facts, "run": str(run), "steps": steps}
 
 
-def run() -> None:
-    """Start the command line."""
-    ending.run(PROGRAM, app)
-
-
-if __name__ == "__main__":
-    run()
+def run(zoo: Zoo) -> None:
+    """Start the command line with these networks."""
+    ending.run(PROGRAM, lambda: app(obj=zoo))

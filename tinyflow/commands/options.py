@@ -10,6 +10,7 @@ from typing import Annotated, Any, TypeAlias
 
 import typer
 
+from tinyflow.commands.own import with_own
 from tinyflow.commands.parsing import named
 from tinyflow.flow.settings import Settings
 
@@ -22,7 +23,10 @@ NewFolder: TypeAlias = Annotated[
 def shared_options(
     model: Annotated[
         list[str] | None,
-        typer.Option(help="Network, e.g. resnet; may be given more than once."),
+        typer.Option(
+            help="Network, e.g. resnet, or in a file of your own, my_net.py:MyNet; may "
+            "be given more than once."
+        ),
     ] = None,
     checkpoint: Annotated[
         Path | None,
@@ -76,7 +80,9 @@ def shared(command: Callable[..., None]) -> Callable[..., None]:
     def run(**given: Any) -> None:
         context = given["context"] if "context" in own else given.pop("context")
         settings, output = shared_options(**{n: given.pop(n) for n in common})
-        command(replace(settings, named=named(context)), output, **given)
+        find = with_own(context.obj.find)
+        settings = replace(settings, find=find, named=named(context))
+        command(settings, output, **given)
 
     parameters = [p.replace(kind=KEYWORD) for p in ({"context": told} | both).values()]
     run.__name__, run.__doc__ = command.__name__, command.__doc__

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-import models
 from tinyflow.backend import DeviceError, SettingError, choose_device, explain
 from tinyflow.commands import ending
+from tinyflow.commands.own import with_own
 from tinyflow.commands.parsing import fail, kinds, named
 from tinyflow.data import DataError
 from tinyflow.flow import FlowError
 from tinyflow.flow.trace import TraceWriter
+from tinyflow.network import Find, Network, Zoo
 from tinyflow.train import ConfigError, Result, TrainConfig, TrainError, train
 from tinyflow.train.config import (
     EPOCHS,
@@ -28,8 +29,8 @@ from tinyflow.train.config import (
 from tinyflow.train.report import terminal_report
 
 PROGRAM = "train.py"
-DEFAULT = TrainConfig(model="")
-CONFIGURES = frozenset(asdict(DEFAULT))
+DEFAULT = TrainConfig
+CONFIGURES = frozenset(f.name for f in fields(TrainConfig)) - {"model"}
 app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -42,7 +43,12 @@ app = typer.Typer(
 def main(
     context: typer.Context,
     model: Annotated[
-        str, typer.Option(help="Network, e.g. vgg, resnet, se_resnet, densenet.")
+        str,
+        typer.Option(
+            help="Network, e.g. vgg, resnet, se_resnet, densenet, or in a file of your "
+            "own: my_net.py:MyNet, called with num_classes, image_size, in_channels "
+            "and rng."
+        ),
     ] = "",
     dataset: Annotated[
         str, typer.Option(help="shapes (drawn, needs no files), cifar10 or mnist.")
@@ -62,10 +68,18 @@ def main(
         int, typer.Option(help="Images per step.")
     ] = DEFAULT.batch_size,
     lr: Annotated[
-        float | None, typer.Option(help="Learning rate; the model's own if left out.")
+        float | None,
+        typer.Option(
+            help="Learning rate; left out: by the network; in a file of your own "
+            f"{Network.lr:g} for sgd, {Network.adam_lr:g} for adam and adamw."
+        ),
     ] = None,
     optimizer: Annotated[
-        str | None, typer.Option(help="sgd, adam or adamw; left out: by the network.")
+        str | None,
+        typer.Option(
+            help="sgd, adam or adamw; left out: by the network; in a file of your own "
+            "adamw."
+        ),
     ] = DEFAULT.optimizer,
     schedule: Annotated[
         str, typer.Option(help="Of the rate: constant, cosine or step.")
@@ -121,20 +135,21 @@ def main(
     ] = None,
 ) -> None:
     """Train a network and leave a run folder with metrics, curves and weights."""
-    given = named(context)
+    given, zoo = named(context), context.obj
     options = {k: v for k, v in locals().items() if k in CONFIGURES}
     try:
         if list_models:
             check_listing(given, num_classes)
-            print("\n".join(models.list_models(num_classes or 10)))
+            print("\n".join(zoo.list_models(num_classes or 10)))
             return
         if not model:
             raise ConfigError(
                 "name a network with --model, e.g. --model resnet; --list-models "
                 "prints all"
             )
-        options["epochs"] = default_epochs(model) if epochs is None else epochs
-        config = TrainConfig(**options)
+        network = _find(zoo.find, model)
+        options["epochs"] = default_epochs(network) if epochs is None else epochs
+        config = TrainConfig(network, **options)
         config.validate()
         check_named(config, given)
         if choose_device(config.device)[0] == "cpu":
@@ -156,6 +171,13 @@ def main(
     finish(result)
 
 
+def _find(find: Find, name: str) -> Network:
+    try:
+        return with_own(find)(name)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
 def finish(result: Result) -> None:
     """Say where the run is and how good it got."""
     if result.folder is None:
@@ -175,10 +197,6 @@ def finish(result: Result) -> None:
         fail(PROGRAM, sentence, ending.code())
 
 
-def run() -> None:
-    """Start the command line."""
-    ending.run(PROGRAM, app)
-
-
-if __name__ == "__main__":
-    run()
+def run(zoo: Zoo) -> None:
+    """Start the command line with these networks."""
+    ending.run(PROGRAM, lambda: app(obj=zoo))

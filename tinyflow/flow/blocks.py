@@ -24,6 +24,12 @@ from tinyflow.lengths import unit_of
 from tinyflow.tape import Tape
 from tinyflow.tensor import Edge, Node
 
+MARKS = (
+    "let each block be a Module whose forward writes residual, shortcut = fork(x, "
+    '"residual", "shortcut") and, before its last ReLU, mark(f + shortcut, "H")'
+)
+"""What a network has to write for its blocks to be found."""
+
 KINDS = {"conv2d": "projection", "slice": "option A", "pad": "option A"}
 
 
@@ -112,9 +118,7 @@ def find_blocks(tape: Tape) -> list[Block]:
         if last == "H" and f"{path}.in" in tape.names and h.index >= 0:
             found.append(_block(tape, path, h))
     if not found:
-        raise FlowError(
-            'no blocks found: mark the pre-activation sum of each with mark(h, "H")'
-        )
+        raise FlowError(f"no blocks found: {MARKS}")
     return found
 
 

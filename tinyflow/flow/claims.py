@@ -3,7 +3,7 @@
 ::
 
     from tinyflow.flow.claims import claims, to_rows
-    found = claims(images, labels, seeds=[0, 1, 2])
+    found = claims(images, labels, find=models.find, seeds=[0, 1, 2])
     for row in to_rows(found):
         print(row["id"], row["verdict"], row["decided_by"], row["interval"])
 
@@ -39,6 +39,7 @@ from tinyflow.flow.claims_setup import FULL, QUICK, Setup, train_briefly
 from tinyflow.flow.claims_table import CLAIMS, Claim, to_rows
 from tinyflow.flow.probe import FlowError
 from tinyflow.flow.progress import Progress
+from tinyflow.network import Find
 
 __all__ = [
     "CLAIMS",
@@ -81,6 +82,7 @@ def iter_claims(
     images: Array,
     labels: Array,
     *,
+    find: Find,
     seeds: Sequence[int] = (0, 1, 2),
     dtype: str = "float32",
     trained: Models | Trained | None = None,
@@ -99,6 +101,7 @@ def iter_claims(
     Args:
         images, labels: one normalised batch (N, C, S, S) and N class indices; 32 images
             are plenty.
+        find: gives the network of a name, e.g. ``models.find``.
         seeds: of the initial weights.
         dtype: "float32" or "float64"; the shrink test always runs in float64.
         trained: networks by name, e.g. ``{"resnet20": [a, b]}``; a claim whose networks
@@ -138,6 +141,7 @@ def iter_claims(
             setup=chosen,
             training=training,
             num_classes=num_classes,
+            find=find,
             progress=progress,
             draw=draw,
             batches=batches,

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from tinyflow import nn
 from tinyflow.backend import Array, device_of
 from tinyflow.flow.claims_differences import Difference, differences
-from tinyflow.flow.claims_nets import build
+from tinyflow.flow.claims_nets import network
 from tinyflow.flow.claims_readings import Reading, read
 from tinyflow.flow.claims_setup import QUICK, Setup
 from tinyflow.flow.claims_shrink import Shrink, shrink
@@ -25,6 +25,7 @@ from tinyflow.flow.depth import ends, ratio, rms
 from tinyflow.flow.paths import Spectrum, looking, spectrum
 from tinyflow.flow.probe import Probe, norm, probe
 from tinyflow.flow.progress import Progress, silent
+from tinyflow.network import Find, no_networks
 from tinyflow.retain import EDGES
 
 T = TypeVar("T")
@@ -80,6 +81,7 @@ class Bench:
         setup: which networks, and sizes.
         training: whether normalisation uses the batch's statistics.
         num_classes: of the networks built here.
+        find: gives the network of a name, e.g. ``models.find``.
         progress: told what is being measured.
         draw: ``draw(seed, batch)``, another batch of that size; without it every seed
             sees the same one.
@@ -95,6 +97,7 @@ class Bench:
     setup: Setup = QUICK
     training: bool = True
     num_classes: int = 10
+    find: Find = no_networks
     progress: Progress | None = None
     draw: Draw | None = None
     batches: int = 1
@@ -137,8 +140,7 @@ class Bench:
             given = copy.deepcopy(self.given.models[name][index])
             return given.to(device_of(self.images), dtype)
         _, channels, size, _ = self.images.shape
-        built = build(
-            name,
+        built = network(name, self.find).build(
             num_classes=self.num_classes,
             image_size=size,
             in_channels=channels,

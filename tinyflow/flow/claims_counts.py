@@ -6,18 +6,18 @@ and 1000 classes unless it says otherwise) or is printed in the paper.
 
 from __future__ import annotations
 
-import functools
 import math
+from functools import cache, partial
 
 import numpy as np
 
-from models import count_macs, count_parameters
 from tinyflow import nn
 from tinyflow.flow.claims_bench import Bench
-from tinyflow.flow.claims_nets import build
+from tinyflow.flow.claims_nets import network
 from tinyflow.flow.claims_table import Decider, Found, claim
 from tinyflow.flow.claims_verdict import Case
 from tinyflow.flow.probe import probe
+from tinyflow.network import Find, count_macs, count_parameters
 
 SLIGHT = 0.01  # share of the computation up to which more of it is slight
 TWO_RUNS = 1.96 * math.sqrt(2)  # of a standard deviation: 5 % for a difference of two
@@ -53,18 +53,21 @@ PRINTED = {
 }
 
 
-@functools.cache
-def counts(name: str, size: int = 224, classes: int = 1000) -> tuple[int, int, int]:
+@cache
+def counts(
+    find: Find, name: str, size: int = 224, classes: int = 1000
+) -> tuple[int, int, int]:
     """Parameters, running statistics, and multiply-adds for one image."""
-    model = build(name, num_classes=classes, image_size=size, in_channels=3, seed=None)
+    known = network(name, find)
+    model = known.build(num_classes=classes, image_size=size, seed=None)
     running = sum(b.size for _, b in model.named_buffers())
     return count_parameters(model), running, count_macs(model, size)
 
 
-@functools.cache
-def additions(name: str, size: int) -> int:
+@cache
+def additions(find: Find, name: str, size: int) -> int:
     """Entries of all sums H of one image: what the shortcuts add."""
-    model = build(name, num_classes=10, image_size=size, in_channels=3, seed=None)
+    model = network(name, find).build(image_size=size, seed=None)
     image = np.zeros((1, 3, size, size), np.float32)
     tape = probe(model, image, np.zeros(1, int), training=False, retain="tensors").tape
     sums = [n for n in tape.nodes if n.op == "add" and len(n.shape) == 4]
@@ -91,10 +94,10 @@ FREE = (
 )
 def shortcuts_are_free(bench: Bench) -> Found:
     """Quadir, and He et al.: shortcuts cost nothing."""
-    cases = []
+    count, cases = partial(counts, bench.find), []
     for name, bare in FREE:
-        with_, without = counts(name, 32, 10), counts(bare, 32, 10)
-        added = additions(name, 32)
+        with_, without = count(name, 32, 10), count(bare, 32, 10)
+        added = additions(bench.find, name, 32)
         more = (with_[2] + added - without[2]) / without[2]
         numbers = {
             "more_parameters": with_[0] - without[0],
@@ -142,10 +145,10 @@ DENSE = {
 )
 def dense_costs_more(bench: Bench) -> Found:
     """DenseNet against ResNet, counted."""
-    cases = []
+    count, cases = partial(counts, bench.find), []
     for kind, pairs in DENSE.items():
         for dense, other, size in pairs:
-            a, b = counts(dense, size)[2], counts(other, size)[2]
+            a, b = count(dense, size)[2], count(other, size)[2]
             numbers = {
                 "ratio": a / b,
                 "multiply_adds": a,
@@ -170,10 +173,10 @@ def dense_costs_more(bench: Bench) -> Found:
 )
 def gates_cost_little(bench: Bench) -> Found:
     """SE-ResNet against ResNet, counted, beside what Table 2 prints."""
-    cases = []
+    count, cases = partial(counts, bench.find), []
     for depth in (50, 101, 152):
         name, bare = f"se_resnet{depth}", f"resnet{depth}"
-        more = counts(name)[2] / counts(bare)[2] - 1
+        more = count(name)[2] / count(bare)[2] - 1
         numbers = {"more": more, "printed": PRINTED[name] / PRINTED[bare] - 1}
         cases.append(Case(name, 0 < more <= SLIGHT, numbers))
     return Found(cases, decide=[Decider("more", SLIGHT)])
@@ -220,9 +223,9 @@ TABLE_A1 = {"vgg19": 38.9, "resnet50": 23.6, "se_resnet50": 21.4, "densenet121":
 )
 def printed_parameters(bench: Bench) -> Found:
     """Table A1, counted."""
-    cases = []
+    count, cases = partial(counts, bench.find), []
     for name, printed in TABLE_A1.items():
-        parameters, running, _ = counts(name, 32, 10)
+        parameters, running, _ = count(name, 32, 10)
         either = [round(n / 1e6, 1) for n in (parameters, parameters + running)]
         numbers = {"parameters": parameters, "running": running, "printed": printed}
         cases.append(Case(name, printed in either, numbers))

@@ -13,16 +13,14 @@ his equation (3) says it is; ``quadir_twin`` the residual net without its shortc
 from __future__ import annotations
 
 import math
+from functools import partial
 
-import numpy as np
-
-from models import build_model
 from tinyflow import nn, ops
+from tinyflow.network import Find, Network
 from tinyflow.tape import mark
 from tinyflow.tensor import Tensor, fork
 
 WIDTH, INNER, BLOCKS = 32, 64, 5
-ADAM_LR = 1e-3
 
 
 class Layer(nn.Module):
@@ -77,21 +75,12 @@ def quadir(
     return nn.Sequential(**layers)
 
 
-OWN = ("quadir_cnn", "quadir_resnet", "quadir_sum", "quadir_twin")
+OWN = {
+    name: Network(name, partial(quadir, name), adam_lr=1e-3)
+    for name in ("quadir_cnn", "quadir_resnet", "quadir_sum", "quadir_twin")
+}
 
 
-def build(
-    name: str, *, num_classes: int, image_size: int, in_channels: int, seed: int | None
-) -> nn.Module:
-    """One of these networks, or any that ``models.build_model`` knows."""
-    data = {
-        "num_classes": num_classes,
-        "image_size": image_size,
-        "in_channels": in_channels,
-    }
-    if name not in OWN:
-        return build_model(name, seed=seed, **data)
-    rng = None if seed is None else np.random.default_rng(seed)
-    model = quadir(name, rng=rng, **data)
-    model.name = name
-    return model
+def network(name: str, find: Find) -> Network:
+    """One of these networks, or one that `find` knows."""
+    return OWN[name] if name in OWN else find(name)

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from models import MODELS, full_name
 from tinyflow import nn
 from tinyflow.backend import Array
 from tinyflow.data import Dataset, normalize
-from tinyflow.flow.claims_nets import ADAM_LR, OWN, build
+from tinyflow.flow.claims_nets import OWN
+from tinyflow.network import Network
 from tinyflow.optim import SGD, Adam, Optimizer
 from tinyflow.train.step import train_step
 
@@ -117,7 +117,7 @@ FULL = Setup(
 
 
 def train_briefly(
-    name: str,
+    network: Network,
     images: Array | Dataset,
     labels: Array | None = None,
     *,
@@ -137,7 +137,7 @@ def train_briefly(
     where its numbers are shown.
 
     Args:
-        name: the network.
+        network: e.g. ``models.find("resnet20")``.
         images, labels: normalised images (N, C, S, S) to draw batches from, and class
             indices; or a data set. There is no augmentation.
         steps: how many; the learning rate falls along a cosine
@@ -159,25 +159,26 @@ def train_briefly(
     if labels is None:
         raise ValueError("train_briefly needs the labels of its images")
     _, channels, size, _ = images.shape
-    model = build(
-        name, num_classes=num_classes, image_size=size, in_channels=channels, seed=seed
+    model = network.build(
+        num_classes=num_classes, image_size=size, in_channels=channels, seed=seed
     )
-    if name in OWN:
-        rate = ADAM_LR if lr is None else lr
+    his = network.name in OWN
+    if his:
+        rate = network.adam_lr if lr is None else lr
         optimizer: Optimizer = Adam(model.named_parameters(), rate)
     else:
-        rate = MODELS[full_name(name)].lr if lr is None else lr
+        rate = network.lr if lr is None else lr
         optimizer = SGD(model.named_parameters(), rate, momentum=0.9, weight_decay=1e-4)
     rng = np.random.default_rng(seed)
     for step in range(steps):
-        if name not in OWN:
+        if not his:
             optimizer.lr = rate * 0.5 * (1 + math.cos(math.pi * step / steps))
         chosen = rng.choice(len(images), min(batch, len(images)), replace=False)
         try:
             x = images[chosen].astype("float32")
             done = train_step(model, x, labels[chosen], optimizer)
         except FloatingPointError as error:
-            raise FloatingPointError(f"{name}: {error}") from None
+            raise FloatingPointError(f"{network.name}: {error}") from None
         if curve is not None:
             curve.append(done.loss)
         progress((step + 1) / steps)

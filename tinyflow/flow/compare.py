@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
-from tinyflow.flow.blocks import Terms, block_terms
+from tinyflow.flow.blocks import MARKS, Terms, block_terms, has_blocks
 from tinyflow.flow.dense import DenseBlock, dense_terms
 from tinyflow.flow.paths import Spectrum
+from tinyflow.flow.probe import FlowError
 from tinyflow.flow.subject import Subject
 from tinyflow.flow.trace import Row as TraceRow
 from tinyflow.lengths import unit_of
@@ -80,6 +81,7 @@ class Summary:
 
 def summarise(subject: Subject) -> Summary:
     """Measure every block of a probed network."""
+    check_blocks(subject)
     tape = subject.probe.tape
     dense = dense_terms(tape) if is_dense(tape) else []
     blocks = [] if dense else block_terms(tape)
@@ -103,6 +105,16 @@ def summarise(subject: Subject) -> Summary:
         closure_max=worst(errors),
         profile=profile,
     )
+
+
+def check_blocks(subject: Subject) -> None:
+    """Refuse a network in which nothing is marked, saying what to write.
+
+    Raises:
+        FlowError: in one sentence.
+    """
+    if not (has_blocks(subject.probe.tape) or is_dense(subject.probe.tape)):
+        raise FlowError(f"{subject.name} has no blocks to be found: {MARKS}")
 
 
 def is_dense(tape: Tape) -> bool:

@@ -1,9 +1,10 @@
 """How the gradient's size changes from the last block to the first, against depth.
 
-``depth_sweep([20, 56], seeds=[0, 1], images=x, labels=y)`` builds the plain net and the
-ResNet of each depth, looks at one batch, and says by what factor the gradient grew on
-its way from the last map before the classifier to the input of the first block: above 1
-it grew (explodes, if it does so with depth), below 1 it shrank (vanishes).
+``depth_sweep([20, 56], find=models.find, seeds=[0, 1], images=x, labels=y)`` builds the
+plain net and the ResNet of each depth, looks at one batch, and says by what factor the
+gradient grew on its way from the last map before the classifier to the input of the
+first block: above 1 it grew (explodes, if it does so with depth), below 1 it shrank
+(vanishes).
 """
 
 from __future__ import annotations
@@ -13,14 +14,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from models import build_model
 from tinyflow import nn
 from tinyflow.backend import Array, device_of
 from tinyflow.flow.blocks import block_terms, find_blocks
 from tinyflow.flow.counterfactual import first_weight
 from tinyflow.flow.probe import FlowError, norm, probe
+from tinyflow.network import Find
 from tinyflow.tape import Tape
 from tinyflow.tensor import Node
+
+DEPTHS = (20, 32, 44, 56, 110)  # of He et al.'s networks for CIFAR
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,7 @@ def iter_depths(
     depths: Iterable[int],
     kinds: Sequence[str] = ("plain", "resnet"),
     *,
+    find: Find,
     seeds: Iterable[int],
     images: Array,
     labels: Array,
@@ -113,8 +117,9 @@ def iter_depths(
     """Every kind at every depth with every seed, at initialisation, one by one.
 
     Args:
-        depths: 20, 32, 44, 56 or 110 weighted layers.
+        depths: weighted layers, some of `DEPTHS`.
         kinds: "plain", "resnet", "se_resnet".
+        find: gives the network of a name, e.g. ``models.find``.
         seeds: of the initial weights.
         images, labels: one normalised batch (N, C, S, S) and N class indices.
         dtype: "float32" or "float64".
@@ -131,13 +136,16 @@ def iter_depths(
         for depth in depths:
             for seed in seeds:
                 progress(f"{kind}{depth}, seed {seed}", depth)
-                model = build_model(
-                    f"{kind}{depth}",
-                    num_classes=num_classes,
-                    image_size=images.shape[2],
-                    in_channels=images.shape[1],
-                    seed=seed,
-                ).to(device_of(x), dtype)
+                model = (
+                    find(f"{kind}{depth}")
+                    .build(
+                        num_classes=num_classes,
+                        image_size=images.shape[2],
+                        in_channels=images.shape[1],
+                        seed=seed,
+                    )
+                    .to(device_of(x), dtype)
+                )
                 yield measure_depth(model, kind, depth, seed, x, labels, training)
 
 

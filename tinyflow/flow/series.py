@@ -8,14 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import models
-from models.cifar_resnet import DEPTHS
 from tinyflow.backend import Array, asarray
 from tinyflow.data import Loader
 from tinyflow.flow.claims import Claim, check_names, iter_claims
 from tinyflow.flow.claims_bench import Draw, Trained
+from tinyflow.flow.claims_nets import network
 from tinyflow.flow.claims_setup import FULL, QUICK, Setup, train_briefly
-from tinyflow.flow.depth import DepthPoint, iter_depths
+from tinyflow.flow.depth import DEPTHS, DepthPoint, iter_depths
 from tinyflow.flow.probe import FlowError
 from tinyflow.flow.progress import Progress
 from tinyflow.flow.settings import MODES, Settings, as_flow_error
@@ -62,6 +61,7 @@ def sweep(
     with as_flow_error():
         yield from iter_depths(
             depths,
+            find=s.find,
             seeds=range(s.seed, s.seed + seeds),
             images=asarray(images, source.device),
             labels=labels,
@@ -94,11 +94,24 @@ def check_claims(
 
 
 def chosen_setup(source: Source, full: bool) -> tuple[Setup, str]:
-    """The networks that the claims are judged on, and a sentence on those left out."""
+    """The networks that the claims are judged on, and a sentence on those left out.
+
+    Raises:
+        FlowError: one is of the user's own, of which the papers say nothing.
+    """
     setup = FULL if full else QUICK
+    chosen, _ = source.fitting(())
+    for one in chosen:
+        if one.file is not None:
+            raise FlowError(
+                f"the claims are about the papers' networks, not about {one.name}: use "
+                "analyze.py blocks or paths"
+            )
     if source.settings.model:
-        return setup.only(list(source.settings.names(()))), ""
-    small = too_small(setup.networks(), source.data)
+        return setup.only([one.name for one in chosen]), ""
+    small = too_small(
+        (network(name, source.settings.find) for name in setup.networks()), source.data
+    )
     return setup.without(small), source.left_out(small) if small else ""
 
 
@@ -133,7 +146,7 @@ def judged(
                 for seed, curve in zip(chosen, curves[name], strict=True):
                     progress.begin(f"training {name}, seed {seed}")
                     net = train_briefly(
-                        name,
+                        network(name, s.find),
                         source.data,
                         steps=steps,
                         seed=seed,
@@ -156,6 +169,7 @@ def judged(
             draw=drawing(source),
             batches=batches,
             curves=curves,
+            find=s.find,
         )
 
 
@@ -186,14 +200,15 @@ def described(run: Path) -> tuple[str, str, dict[str, Any]]:
         for key, kind in wanted.items():
             if type(config.get(key)) is not kind:
                 raise Unreadable(f"{run / CONFIG} names no {key}")
-        name = models.full_name(config["model"])
     except ValueError as error:
         print(f"{error}; so the figure does not say what was trained", file=sys.stderr)
         return plain
     dataset, seed, size = (config[k] for k in ("dataset", "seed", "batch_size"))
     resolved = config.get("resolved")
     resolved = resolved if isinstance(resolved, dict) else {}
-    classes = resolved.get("num_classes")
+    classes, name = resolved.get("num_classes"), config["model"]
+    if isinstance(full := resolved.get("model"), str):
+        name = full
     facts |= {"model": name, "dataset": dataset, "classes": classes, "seed": seed}
     facts |= {"batch_size": size, "epochs": config.get("epochs")}
     of = f", {classes} classes" if classes else ""

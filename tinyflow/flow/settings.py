@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import models
 from tinyflow.backend import DeviceError
 from tinyflow.data import DATASETS, DataError
 from tinyflow.flow.probe import TOLERANCE, FlowError
+from tinyflow.network import Find, Network, no_networks
 from tinyflow.train.checkpoint import CheckpointError
 
 FOUR = ("vgg", "resnet", "se_resnet", "densenet")
@@ -22,7 +22,7 @@ class Settings:
     """The options every analysis shares.
 
     Attributes:
-        model: names for ``models.build_model``; empty means the analysis' own choice.
+        model: names for `find`; empty means the analysis' own choice.
         checkpoint: a run folder or weight file instead of initial weights.
         dataset: one of ``DATASETS``; None is the checkpoint's own, or shapes.
         data_dir: folder with the files of cifar10 or mnist.
@@ -31,6 +31,7 @@ class Settings:
         dtype: float64 closes to 1e-12 and is the default; float32 is what trains.
         mode: "train" normalises with the batch's statistics, "eval" with running ones.
         device: "auto", "cpu" or "cuda".
+        find: gives the network of a name, e.g. ``models.find``.
         named: the options that the user gave, as Python names; one of these that has
             no effect is refused.
     """
@@ -44,6 +45,7 @@ class Settings:
     dtype: str = "float64"
     mode: str = "train"
     device: str = "auto"
+    find: Find = no_networks
     named: frozenset[str] = frozenset()
 
     def validate(self) -> None:
@@ -64,20 +66,31 @@ class Settings:
             raise FlowError(f"--batch-size must be 1 or more, not {self.batch_size}")
         if self.seed < 0:
             raise FlowError(f"--seed must be 0 or more, not {self.seed}")
-        if self.checkpoint is not None and self.model:
+        chosen = self.networks(())
+        own = len(chosen) == 1 and chosen[0].file is not None
+        if self.checkpoint is not None and chosen and not own:
             raise FlowError(
                 "--checkpoint names its own network: leave --model out, or leave out "
                 "--checkpoint to look at initial weights"
             )
-        for name in self.model:
-            with as_flow_error():
-                models.full_name(name)
 
-    def names(self, default: tuple[str, ...]) -> tuple[str, ...]:
-        """The networks to look at; for a checkpoint one, as yet without a name."""
-        if self.checkpoint is not None:
-            return ("",)
-        return tuple(dict.fromkeys(map(models.full_name, self.model or default)))
+    def networks(self, default: tuple[str, ...]) -> tuple[Network, ...]:
+        """The networks that `model` names, or else those of `default`, each once.
+
+        Raises:
+            FlowError: one does not exist, or two have the same name.
+        """
+        with as_flow_error():
+            found = [self.find(name) for name in self.model or default]
+        networks = {network.reference: network for network in found}
+        names: dict[str, str] = {}
+        for reference, network in networks.items():
+            if (other := names.setdefault(network.name, reference)) != reference:
+                raise FlowError(
+                    f"{other} and {reference} have one name, after which tables and "
+                    "files are called: rename one"
+                )
+        return tuple(networks.values())
 
 
 @contextmanager

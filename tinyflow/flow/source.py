@@ -7,18 +7,19 @@ every ``summary.json`` and :meth:`Source.conditions` into every title.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import models
 from tinyflow import nn
 from tinyflow.backend import choose_device
 from tinyflow.data import Batch, Dataset, Loader, load_dataset
 from tinyflow.data.shapes import SHAPES_SIZE
 from tinyflow.flow.probe import FlowError
 from tinyflow.flow.settings import MODES, Settings, as_flow_error
+from tinyflow.network import Network, is_own
 from tinyflow.reading import Unreadable, kind, read_object
 from tinyflow.train.checkpoint import Metadata, load_checkpoint
 
@@ -38,13 +39,14 @@ class Source:
         settings: what was asked for.
         data: the training images, or as many as the batch is chosen from.
         device: "cpu" or "cuda".
-        model, told: of the checkpoint, else None.
+        model, network, told: of the checkpoint, else None.
     """
 
     settings: Settings
     data: Dataset
     device: str
     model: nn.Module | None = None
+    network: Network | None = None
     told: Metadata | None = None
 
     def batch(self) -> Batch:
@@ -54,22 +56,22 @@ class Source:
             Loader(self.data, s.batch_size, seed=s.seed, dtype=s.dtype).epoch(0)
         )
 
-    def fitting(self, default: Sequence[str]) -> tuple[tuple[str, ...], str]:
+    def fitting(self, default: Sequence[str]) -> tuple[tuple[Network, ...], str]:
         """The networks to look at, and a sentence on those of `default` left out.
 
         Raises:
             FlowError: none can take images of this size.
         """
-        if self.told is not None:
-            return (self.told.model,), ""
-        names = self.settings.names(tuple(default))
+        if self.network is not None:
+            return (self.network,), ""
+        networks = self.settings.networks(tuple(default))
         if self.settings.model:
-            return names, ""  # the user's own choice is tried, and refused in words
-        small = too_small(names, self.data)
-        left = tuple(name for name in names if name not in small)
+            return networks, ""  # the user's own choice is tried, and refused in words
+        small = too_small(networks, self.data)
+        left = tuple(network for network in networks if network.name not in small)
         if small and left:
             return left, self.left_out(small)
-        return names, ""
+        return networks, ""
 
     def left_out(self, names: Sequence[str]) -> str:
         """Say that these networks need larger images than there are."""
@@ -136,10 +138,9 @@ class Source:
         }
 
 
-def too_small(names: Sequence[str], data: Dataset) -> tuple[str, ...]:
-    """Those of `names` that need larger images than those of `data`."""
-    smallest = {name: models.MODELS[models.full_name(name)].smallest for name in names}
-    return tuple(name for name in names if smallest[name] > data.image_size)
+def too_small(networks: Iterable[Network], data: Dataset) -> tuple[str, ...]:
+    """Names of the networks that need larger images than those of `data`."""
+    return tuple(n.name for n in networks if n.smallest > data.image_size)
 
 
 def find_source(settings: Settings) -> Source:
@@ -154,7 +155,13 @@ def find_source(settings: Settings) -> Source:
             return Source(
                 settings, _data(settings, settings.dataset or "shapes"), device
             )
-        model, told = load_checkpoint(settings.checkpoint)
+        found: list[Network] = []
+
+        def find(name: str) -> Network:
+            found.append(_named(settings, name))
+            return found[0]
+
+        model, told = load_checkpoint(settings.checkpoint, find)
         data = _data(settings, settings.dataset or told.dataset)
         if (told.in_channels, told.image_size, told.num_classes) != (
             data.in_channels,
@@ -165,7 +172,46 @@ def find_source(settings: Settings) -> Source:
                 f"{settings.checkpoint} was trained on {told.dataset}, whose images "
                 f"are not like those of {data.name}: use --dataset {told.dataset}"
             )
-        return Source(settings, data, device, model, told)
+        return Source(settings, data, device, model, found[0], told)
+
+
+def _named(settings: Settings, label: str) -> Network:
+    """The network that the weights of the checkpoint say they are of.
+
+    That of a file of the user's own is found by the config.json of its run, or by
+    ``--model``: weights alone never choose a file that is run.
+
+    Raises:
+        FlowError: what is wrong, to be said after what the weights say.
+    """
+    for network in settings.networks(()):
+        if network.label != label:
+            raise FlowError(f"leave --model out, which names {network.label}")
+        return network
+    if not is_own(label):
+        return settings.find(label)
+    config = read_config(settings.checkpoint)
+    reference = config.get("model")
+    if not isinstance(reference, str) or Path(reference).name != label:
+        raise FlowError(
+            f"it is in a file of somebody's own, and no {CONFIG} beside the weights "
+            f"says where: name it with --model PATH/{label}"
+        )
+    try:
+        network = settings.find(reference)
+        resolved = config.get("resolved")
+        then = resolved.get("model_sha256") if isinstance(resolved, dict) else None
+        if network.sha256 != then:
+            print(
+                f"{network.file} has changed since {settings.checkpoint} was trained; "
+                "its network is taken as it is now",
+                file=sys.stderr,
+            )
+        return network
+    except ValueError as error:
+        raise FlowError(
+            f"{error}; if it has moved, name it with --model PATH/{label}"
+        ) from error
 
 
 def _data(settings: Settings, name: str) -> Dataset:

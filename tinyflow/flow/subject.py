@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-import models
 from tinyflow import Tape, Tensor, nn
 from tinyflow.backend import asarray
 from tinyflow.flow.probe import FlowError, Probe, probe
 from tinyflow.flow.settings import as_flow_error
 from tinyflow.flow.source import Source
+from tinyflow.network import Network, count_parameters
 
 Watch = Callable[[Callable[[], float]], None]
 """Given a function that says which part of the work, 0 to 1, is done."""
@@ -23,16 +23,21 @@ class Subject:
     """A probe, and the words that say what it looked at.
 
     Attributes:
-        name: full name of the network.
+        network: which.
         source: where its images and weights come from.
         parameters: trainable numbers.
         probe: the recorded batch.
     """
 
-    name: str
+    network: Network
     source: Source
     parameters: int
     probe: Probe
+
+    @property
+    def name(self) -> str:
+        """The name of the network."""
+        return self.network.name
 
     @property
     def said(self) -> str:
@@ -40,21 +45,20 @@ class Subject:
         return f"{self.source.weights} · {self.source.conditions()}"
 
 
-def look(source: Source, name: str, watch: Watch = lambda poll: None) -> Subject:
+def look(source: Source, network: Network, watch: Watch = lambda poll: None) -> Subject:
     """Build one network, or take the trained one, and keep every edge of the batch.
 
     Args:
         source: see :func:`tinyflow.flow.source.find_source`.
-        name: the network; of a checkpoint its own.
+        network: of a checkpoint its own.
         watch: told how to see how far it is.
 
     Raises:
         FlowError: anything that cannot be used, in one sentence.
     """
     settings, data = source.settings, source.data
-    with as_flow_error():
-        model = source.model or models.build_model(
-            name,
+    with as_flow_error(), network.blamed():
+        model = source.model or network.build(
             num_classes=data.num_classes,
             image_size=data.image_size,
             in_channels=data.in_channels,
@@ -70,22 +74,30 @@ def look(source: Source, name: str, watch: Watch = lambda poll: None) -> Subject
             training=settings.mode == "train",
             watch=lambda tape: watch(lambda: part_done(tape, total)),
         )
+    logits = seen.loss.node.edges[0].producer.shape
+    if logits != (wanted := (len(images), data.num_classes)):
+        raise FlowError(f"the output of {network.name} is {logits}, not {wanted}")
     if not np.isfinite(seen.loss.item()):
         raise FlowError(
-            f"the loss of {models.full_name(name)} is {seen.loss.item()} "
+            f"the loss of {network.name} is {seen.loss.item()} "
             f"({source.weights}): there is no gradient to take apart"
         )
-    return Subject(models.full_name(name), source, models.count_parameters(model), seen)
+    return Subject(network, source, count_parameters(model), seen)
 
 
 def count_nodes(model: nn.Module, shape: tuple[int, ...]) -> int:
-    """How many operators a network runs, found on a batch of no images."""
+    """How many operators a network runs, found on a batch of no images.
+
+    0 if it cannot take such a batch: it says so when it is run, or can take others.
+    """
     modes = [m.training for _, m in model.named_modules()]
     parameter = model.parameters()[0].data
     empty = np.zeros((0, *shape), parameter.dtype)
     try:
         with Tape() as tape:
             model.eval()(Tensor(empty))
+    except Exception:
+        return 0
     finally:
         for (_, module), mode in zip(model.named_modules(), modes, strict=True):
             module.training = mode

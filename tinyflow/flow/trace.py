@@ -25,7 +25,7 @@ from pathlib import Path
 from sys import intern
 
 from tinyflow.atomic import appending
-from tinyflow.flow.blocks import block_terms, has_blocks
+from tinyflow.flow.blocks import MARKS, block_terms, has_blocks
 from tinyflow.flow.dense import dense_terms
 from tinyflow.flow.probe import FlowError
 from tinyflow.reading import Unreadable, kind, number, read_table, whole
@@ -81,8 +81,8 @@ class TraceWriter:
         if not has_blocks(tape):
             if not any(name.endswith(".x0") for name in tape.names):
                 raise FlowError(
-                    "this network has neither blocks that mark their sum H nor dense "
-                    "blocks, so there is nothing to trace: leave --trace-every out"
+                    "this network has no blocks to be found, so there is nothing to "
+                    f"trace: leave --trace-every out, or {MARKS}"
                 )
             yield from self._dense_rows(step, loss, tape)
             return

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-import models
 from tinyflow import nn
 from tinyflow.backend import asnumpy
+from tinyflow.network import Find
 from tinyflow.reading import Unreadable, kind, parse_object
 from tinyflow.tensorfile import TensorFile, open_tensors, write_tensors
 
@@ -35,7 +35,8 @@ class Metadata:
     """What is needed to build the network again, and where its weights come from.
 
     Attributes:
-        model, num_classes, image_size, in_channels: arguments of ``build_model``.
+        model: the network's :attr:`~tinyflow.network.Network.label`.
+        num_classes, image_size, in_channels: what it was built with.
         dataset, seed: of the run.
         epoch: the epoch after which the weights were saved, from 1.
         test_accuracy: at that epoch, 0 to 1.
@@ -66,12 +67,14 @@ def save_checkpoint(path: Path, model: nn.Module, metadata: Metadata) -> None:
 
 
 def load_checkpoint(
-    source: str | os.PathLike[str], which: str = LAST
+    source: str | os.PathLike[str], find: Find, which: str = LAST
 ) -> tuple[nn.Module, Metadata]:
     """Build the network a checkpoint belongs to and give it the saved weights.
 
     Args:
         source: a ``.safetensors`` file, or the folder of a run.
+        find: gives the network of a name: ``models.find``, or ``lambda name: mine``
+            for one's own.
         which: which file of a folder, "last" or "best" (best on the test set).
 
     Returns:
@@ -88,7 +91,7 @@ def load_checkpoint(
         path = _file(path, which)
         with open_tensors(path) as file:
             metadata = _metadata(path, file.metadata.get(KEY))
-            return _build(path, metadata, file).eval(), metadata
+            return _build(path, metadata, file, find).eval(), metadata
     except Unreadable as error:
         raise CheckpointError(f"{error}; use another checkpoint") from error
 
@@ -121,23 +124,27 @@ class _Weights(np.random.Generator):
 
     def standard_normal(self, size: Any = None, *args: Any, **how: Any) -> Any:
         """An array of zeros, or a ValueError."""
-        self.left -= math.prod(size)
+        shape = () if size is None else tuple(np.atleast_1d(size).tolist())
+        self.left -= math.prod(shape)
         if self.left < 0:
             raise ValueError("the network needs more weights than the file holds")
-        return np.zeros(size, np.float32)
+        return np.zeros(shape, np.float32)
 
 
-def _build(path: Path, metadata: Metadata, file: TensorFile) -> nn.Module:
+def _build(path: Path, metadata: Metadata, file: TensorFile, find: Find) -> nn.Module:
     """The network with its weights, if names and shapes in the file are its own."""
+    try:
+        network = find(metadata.model)
+    except ValueError as error:
+        raise CheckpointError(f"{path} is of {metadata.model!r}: {error}") from error
     zeros = _Weights(np.random.PCG64(metadata.seed))
     zeros.left = SPARE + sum(math.prod(e.shape) for e in file.entries.values())
     try:
-        model = models.build_model(
-            metadata.model,
+        model = network.build(
             num_classes=metadata.num_classes,
             image_size=metadata.image_size,
             in_channels=metadata.in_channels,
-            seed=zeros,  # type: ignore[arg-type]  # NumPy takes a generator for a seed
+            seed=zeros,
         )
         nothing = np.float32(0)  # in any shape, without memory
         shapes = {n: np.broadcast_to(nothing, e.shape) for n, e in file.entries.items()}

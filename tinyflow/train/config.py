@@ -7,12 +7,12 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import models
 from tinyflow.backend import DEVICES
 from tinyflow.data import DATASETS
+from tinyflow.network import Network
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
-EPOCHS, EPOCHS_LARGE = 4, 2  # of networks for 32x32 images, and for ImageNet's
+EPOCHS, EPOCHS_LARGE = 4, 2  # of most networks, and of those for ImageNet
 WEIGHT_DECAY = {"sgd": 5e-4, "adam": 0.0, "adamw": 0.01}
 SCHEDULES = ("constant", "cosine", "step")
 MILESTONES = (0.5, 0.75)  # of all steps, where "step" divides by ten (He et al. 2016)
@@ -29,15 +29,16 @@ class TrainConfig:
     """The options of one run.
 
     Attributes:
-        model: a name that ``models.build_model`` knows.
+        model: the network, e.g. ``models.find("resnet20")``, or one's own:
+            ``Network("mine", MyNet)``.
         dataset: one of ``tinyflow.data.DATASETS``.
         data_dir: folder with the files of cifar10 or mnist; shapes needs none.
         epochs: passes over the training images, at least 1.
         batch_size: images per step, at least 1.
         lr: learning rate after warm-up; None means the model's own for the optimiser.
         optimizer: one of `OPTIMIZERS`; None means SGD for the networks designed for
-            32x32 images and AdamW for those designed for ImageNet, which on small
-            images learn nothing from the first few hundred steps of SGD.
+            32x32 images and AdamW for the others: those designed for ImageNet learn
+            nothing on small images from the first few hundred steps of SGD.
         schedule: one of `SCHEDULES`: constant; half a cosine down to 0; or a tenth
             from each of the `MILESTONES` on.
         weight_decay: λ, for every parameter, in the optimiser's own sense; None means
@@ -61,7 +62,7 @@ class TrainConfig:
         output: the run folder to make, or None for ``runs/<model>-<dataset>-<n>``.
     """
 
-    model: str
+    model: Network
     dataset: str = "shapes"
     data_dir: Path | None = None
     epochs: int = EPOCHS
@@ -87,17 +88,12 @@ class TrainConfig:
     output: Path | None = None
 
     @property
-    def full_model(self) -> str:
-        """The model's full name, e.g. resnet50 for resnet."""
-        return models.full_name(self.model)
-
-    @property
     def learning_rate(self) -> float:
         """`lr`, or the default that stands for it."""
         if self.lr is not None:
             return float(self.lr)
-        entry = models.MODELS[self.full_model]
-        return entry.lr if self.optimizer_name == "sgd" else entry.adam_lr
+        sgd = self.optimizer_name == "sgd"
+        return self.model.lr if sgd else self.model.adam_lr
 
     @property
     def lower_rate(self) -> float:
@@ -110,7 +106,7 @@ class TrainConfig:
         """`optimizer`, or the default that stands for it."""
         if self.optimizer is not None:
             return self.optimizer
-        return "sgd" if models.MODELS[self.full_model].native <= 32 else "adamw"
+        return "sgd" if (self.model.native or 224) <= 32 else "adamw"
 
     @property
     def decay(self) -> float:
@@ -125,10 +121,11 @@ class TrainConfig:
         Raises:
             ConfigError: with one sentence that names the option and what it may be.
         """
-        try:
-            models.full_name(self.model)
-        except ValueError as error:
-            raise ConfigError(str(error)) from None
+        if not isinstance(self.model, Network):
+            raise ConfigError(
+                f"model must be a Network, not {self.model!r}: write models.find(name) "
+                'or Network("mine", MyNet)'
+            )
         _choice("dataset", self.dataset, DATASETS)
         _choice("optimizer", self.optimizer_name, OPTIMIZERS)
         _choice("schedule", self.schedule, SCHEDULES)
@@ -167,10 +164,9 @@ class TrainConfig:
             )
 
 
-def default_epochs(model: str) -> int:
+def default_epochs(model: Network) -> int:
     """Epochs of a run that names none: it takes minutes on two cores, not hours."""
-    entry = models.MODELS.get(models.SHORT.get(model, model))
-    return EPOCHS_LARGE if entry is not None and entry.native > 32 else EPOCHS
+    return EPOCHS_LARGE if (model.native or 0) > 32 else EPOCHS
 
 
 def check_named(config: TrainConfig, named: Collection[str]) -> None:

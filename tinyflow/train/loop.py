@@ -7,18 +7,18 @@ import platform
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 
-import models
 from tinyflow import Tape, __version__
 from tinyflow.atomic import replacing
 from tinyflow.backend import Array, array_module, asarray, explain
 from tinyflow.kernels.plain.scratch import keep_freed_memory
+from tinyflow.network import count_parameters
 from tinyflow.reading import reason
 from tinyflow.signals import deferred
 from tinyflow.train.checkpoint import BEST, LAST, Metadata, save_checkpoint
@@ -87,7 +87,7 @@ def train(
     config.validate()
     if config.trace_every is not None and tracer is None:
         raise ConfigError("trace_every needs a tracer, e.g. flow.trace.TraceWriter")
-    folder = RunFolder(config.output, f"{config.model}-{config.dataset}")
+    folder = RunFolder(config.output, f"{config.model.name}-{config.dataset}")
     result = Result(folder.path)
     try:
         keep_freed_memory()
@@ -297,7 +297,7 @@ def _save(
     """Write last.safetensors and, if the test accuracy is a new high, best: or none."""
     data = ready.train.dataset
     metadata = Metadata(
-        model=config.full_model,
+        model=config.model.label,
         num_classes=data.num_classes,
         image_size=data.image_size,
         in_channels=data.in_channels,
@@ -317,8 +317,8 @@ def _save(
 def _start(config: TrainConfig, ready: Prepared, folder: Path) -> Start:
     return Start(
         folder=folder,
-        model=config.full_model,
-        parameters=models.count_parameters(ready.model),
+        model=config.model.name,
+        parameters=count_parameters(ready.model),
         dataset=config.dataset,
         train_images=len(ready.train.dataset),
         test_images=len(ready.test.dataset),
@@ -333,15 +333,17 @@ def _start(config: TrainConfig, ready: Prepared, folder: Path) -> Start:
 
 def _write_config(config: TrainConfig, ready: Prepared, folder: RunFolder) -> None:
     """Write config.json: every option as given, and what they came to."""
-    facts: dict[str, Any] = asdict(config)
+    facts: dict[str, Any] = {f.name: getattr(config, f.name) for f in fields(config)}
+    facts["model"] = config.model.reference
     facts |= {
         name: str(path) if path else None
         for name, path in (("data_dir", config.data_dir), ("output", config.output))
     }
     xp = array_module(ready.model.parameters()[0].data)
     facts["resolved"] = {
-        "model": config.full_model,
-        "parameters": models.count_parameters(ready.model),
+        "model": config.model.name,
+        "model_sha256": config.model.sha256,
+        "parameters": count_parameters(ready.model),
         "num_classes": ready.train.dataset.num_classes,
         "image_size": ready.train.dataset.image_size,
         "in_channels": ready.train.dataset.in_channels,
@@ -373,7 +375,7 @@ def _draw(
     from tinyflow.train.curves import draw_curves
 
     title = (
-        f"{config.full_model} on {config.dataset}, seed {config.seed}, "
+        f"{config.model.name} on {config.dataset}, seed {config.seed}, "
         f"{config.precision} on {ready.device}"
     )
     classes = ready.train.dataset.num_classes

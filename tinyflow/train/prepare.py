@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-import models
 from tinyflow import Tensor, nn
 from tinyflow.backend import choose_device
 from tinyflow.data import Loader, load_dataset
@@ -101,19 +100,20 @@ def prepare(config: TrainConfig) -> Prepared:
     single = config.batch_size > 1 and len(train_set) % config.batch_size == 1
     steps = len(train) - single
     try:
-        model = models.build_model(
-            config.model,
+        model = config.model.build(
             num_classes=train_set.num_classes,
             image_size=train_set.image_size,
             in_channels=train_set.in_channels,
             seed=config.seed,
         )
-        _try(model, train, min(config.batch_size, 2))  # no batch is smaller
+        with config.model.blamed():
+            _try(model, train, min(config.batch_size, 2))  # no batch is smaller
     except ValueError as error:
         c, size = train_set.in_channels, train_set.image_size
+        on = f"{config.dataset} ({c}x{size}x{size})"
         raise ConfigError(
-            f"{config.model} cannot be trained on {config.dataset} ({c}x{size}x{size}) "
-            f"with --batch-size {config.batch_size}: {error}"
+            f"{config.model.name} cannot be trained on {on} with --batch-size "
+            f"{config.batch_size}: {error}"
         ) from error
     model.to(device)
     optimizer, step = _optimizer(config, model), None
@@ -162,7 +162,7 @@ def _on_gpu(
 
 
 def _try(model: nn.Module, loader: Loader, n: int) -> None:
-    """Run `n` images in training mode, then put the running statistics back.
+    """Run `n` images in both modes, then put the running statistics back.
 
     Raises:
         ValueError: maps that shrink to nothing, nothing to normalise over …
@@ -170,11 +170,15 @@ def _try(model: nn.Module, loader: Loader, n: int) -> None:
     data = loader.dataset
     before = {name: array.copy() for name, array in model.named_buffers()}
     images = np.zeros((n, *data.images.shape[1:]), loader.dtype)
-    logits = model.train()(Tensor(images))
+    for training in (False, True):
+        logits = model.train(training)(Tensor(images))
+        if not isinstance(logits, Tensor):
+            raise ValueError(f"its output is a {type(logits).__name__}, not a Tensor")
+        if logits.shape != (n, data.num_classes):
+            wanted = n, data.num_classes
+            raise ValueError(f"its output is {logits.shape}, not {wanted}")
     for name, array in model.named_buffers():
         array[...] = before[name]
-    if logits.shape != (n, data.num_classes):
-        raise ValueError(f"its output is {logits.shape}, not {(n, data.num_classes)}")
 
 
 def _evenly(count: int, most: int) -> int:
