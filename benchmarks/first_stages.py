@@ -223,7 +223,7 @@ def captured(network: str, precision: str) -> Found:
     from tinyflow.kernels.cuda.graph import Recorder
     from tinyflow.kernels.cuda.settings import configured
     from tinyflow.optim import SGD
-    from tinyflow.train.capture import WARM_UP, CapturedStep
+    from tinyflow.train.gpu.capture import WARM_UP, CapturedStep
     from tinyflow.train.step import train_step
 
     images, labels = gpu_peers.batch_there(PARITY_BATCH, SIZE, precision)

@@ -83,7 +83,7 @@ def tinyflow(network: str, batch: int, size: int, precision: str, eager: bool) -
     from tinyflow.kernels.cuda.graph import Recorder
     from tinyflow.kernels.cuda.settings import configure
     from tinyflow.optim import SGD
-    from tinyflow.train.capture import CapturedStep
+    from tinyflow.train.gpu.capture import CapturedStep
 
     configure(precision=precision, autotune=True)
     model = network_of(network, size, "cuda")

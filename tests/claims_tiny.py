@@ -5,8 +5,8 @@ import functools
 import numpy as np
 
 import models
-from tinyflow.flow.claims_bench import Bench
-from tinyflow.flow.claims_setup import Setup
+from tinyflow.flow.claims.bench import Bench
+from tinyflow.flow.claims.setup import Setup
 
 TINY = Setup(
     plain=("plain20",),

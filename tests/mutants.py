@@ -33,8 +33,8 @@ from tests.mutations import ROOT, mutants
 MEMORY = 8 << 30  # bytes that the tests may map, whatever a mutant asks for
 EQUIVALENT = Path(__file__).with_suffix(".txt")
 FLOW = (
-    "blocks compare counterfactual dense depth layout paths probe report series "
-    "progress settings source stats subject tables trace"
+    "blocks compare counterfactual dense depth paths probe series progress settings "
+    "source stats subject trace show/layout show/report show/tables"
 )
 TAPE = "graded names node retain seen sweep tape tensor"
 TRAIN = "checkpoint config folder loop metrics prepare schedules step"
@@ -59,13 +59,13 @@ ROOMS = {  # files of the source, patterns of test files
     "habits": (
         [
             *(f"tinyflow/{n}.py" for n in "display functional habits methods".split()),
-            "tinyflow/flow/page.py",
-            "tinyflow/flow/shown.py",
+            "tinyflow/flow/show/page.py",
+            "tinyflow/flow/show/shown.py",
         ],
         "display functional habits methods docstrings",
     ),
     "threads": (["tinyflow/kernels/plain/threads.py"], "golden_add threads* kernels"),
-    "claims": (["tinyflow/flow/claims*.py"], "claims* stats golden_*"),
+    "claims": (["tinyflow/flow/claims/*.py"], "claims* stats golden_*"),
 }
 
 

@@ -14,8 +14,9 @@ from typer.testing import CliRunner
 import models
 from tinyflow import flow
 from tinyflow.commands import analyze
-from tinyflow.flow import compare, figures, report
+from tinyflow.flow import compare
 from tinyflow.flow.depth import DepthPoint
+from tinyflow.flow.show import figures, report
 from tinyflow.train.checkpoint import Metadata, save_checkpoint
 
 SMALL = ("--batch-size", "2", "--device", "cpu")
@@ -293,9 +294,9 @@ def test_output_is_never_overwritten(tmp_path, monkeypatch):
 
 
 def test_figures_survive_zero_and_missing_numbers(tmp_path):
-    from tinyflow.flow.figures import save
-    from tinyflow.flow.figures_paths import heat_map
-    from tinyflow.flow.figures_sweep import depth_sweep
+    from tinyflow.flow.show.figures import save
+    from tinyflow.flow.show.figures_paths import heat_map
+    from tinyflow.flow.show.figures_sweep import depth_sweep
 
     points = [
         DepthPoint("plain", d, 0, 0.0, 0.0, 0.0, math.inf, 2.3, 0) for d in (20, 32)

@@ -14,7 +14,7 @@ from tinyflow.kernels.cuda.aside import WINDOW, Aside
 from tinyflow.kernels.cuda.settings import configured
 from tinyflow.kernels.engine import PLAIN, forced
 from tinyflow.optim import SGD, Adam, AdamW, Optimizer
-from tinyflow.train.capture import WARM_UP, CapturedStep
+from tinyflow.train.gpu.capture import WARM_UP, CapturedStep
 from tinyflow.train.step import train_step
 
 Rule = Callable[[list], Optimizer]

@@ -10,7 +10,7 @@ from tests.cuda_host import emulator
 from tests.cudnn_host import HostCudnn
 from tests.gpu_host import HostGpu, HostRecorder, host_engine
 from tests.test_capture import RULES, Small, batches, captured
-from tinyflow.train.capture import WARM_UP
+from tinyflow.train.gpu.capture import WARM_UP
 from tinyflow.train.step import train_step
 
 pytestmark = pytest.mark.skipif(
@@ -111,7 +111,7 @@ def test_a_batch_is_brought_to_the_device_on_the_stream_of_the_steps(
             places.append(step.recorder.inside)
             return array
 
-        monkeypatch.setattr("tinyflow.train.capture.asarray", asarray)
+        monkeypatch.setattr("tinyflow.train.gpu.capture.asarray", asarray)
         for batch in batches(WARM_UP + 2):
             step(*batch)
     assert step.replayed == 2 and places and all(places)

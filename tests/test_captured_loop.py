@@ -26,8 +26,8 @@ from tinyflow import Tape
 from tinyflow.backend import Array
 from tinyflow.kernels.cuda.settings import configured
 from tinyflow.train import EpochRow, TrainConfig, TrainError, loop, prepare, train
-from tinyflow.train.capture import WARM_UP, CapturedStep
 from tinyflow.train.events import Event, Step
+from tinyflow.train.gpu.capture import WARM_UP, CapturedStep
 from tinyflow.train.step import StepResult, train_step
 
 CONFIG = replace(SMALL, limit_train=330, clip_grad=1.0)

@@ -11,7 +11,7 @@ from tests.gpu_host import HostGpu, host_engine
 from tests.test_capture import RULES, batches, captured
 from tinyflow import nn, ops
 from tinyflow.optim import SGD
-from tinyflow.train.capture import WARM_UP
+from tinyflow.train.gpu.capture import WARM_UP
 from tinyflow.train.step import train_step
 
 pytestmark = pytest.mark.skipif(

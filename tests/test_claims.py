@@ -9,11 +9,11 @@ import pytest
 
 import models
 from tests.claims_tiny import TINY, batch, tiny_bench
-from tinyflow.flow import claims_table
 from tinyflow.flow.claims import CLAIMS, claims, to_rows, train_briefly
-from tinyflow.flow.claims_bench import Bench
-from tinyflow.flow.claims_nets import network
-from tinyflow.flow.claims_setup import FULL, QUICK
+from tinyflow.flow.claims import table as claims_table
+from tinyflow.flow.claims.bench import Bench
+from tinyflow.flow.claims.nets import network
+from tinyflow.flow.claims.setup import FULL, QUICK
 from tinyflow.flow.depth import depth_sweep
 from tinyflow.flow.probe import FlowError
 

@@ -6,18 +6,32 @@ import math
 import numpy as np
 import pytest
 
-from tinyflow.flow import (
-    claims_blocks,
-    claims_counts,
-    claims_dense,
-    claims_desmith,
-    claims_gates,
-    claims_paths,
-    claims_quadir,
-    claims_training,
-)
 from tinyflow.flow.blocks import Terms
-from tinyflow.flow.claims_bench import (
+from tinyflow.flow.claims import (
+    blocks as claims_blocks,
+)
+from tinyflow.flow.claims import (
+    counts as claims_counts,
+)
+from tinyflow.flow.claims import (
+    dense as claims_dense,
+)
+from tinyflow.flow.claims import (
+    desmith as claims_desmith,
+)
+from tinyflow.flow.claims import (
+    gates as claims_gates,
+)
+from tinyflow.flow.claims import (
+    paths as claims_paths,
+)
+from tinyflow.flow.claims import (
+    quadir as claims_quadir,
+)
+from tinyflow.flow.claims import (
+    training as claims_training,
+)
+from tinyflow.flow.claims.bench import (
     DIFFERENCES,
     FLOW,
     LOOKING,
@@ -25,11 +39,11 @@ from tinyflow.flow.claims_bench import (
     SHRINKING,
     Bench,
 )
-from tinyflow.flow.claims_differences import Difference
-from tinyflow.flow.claims_readings import Reading, Run
-from tinyflow.flow.claims_setup import Setup
-from tinyflow.flow.claims_shrink import EPSILONS, Shrink, excess
-from tinyflow.flow.claims_sums import LayerSum
+from tinyflow.flow.claims.differences import Difference
+from tinyflow.flow.claims.readings import Reading, Run
+from tinyflow.flow.claims.setup import Setup
+from tinyflow.flow.claims.shrink import EPSILONS, Shrink, excess
+from tinyflow.flow.claims.sums import LayerSum
 from tinyflow.flow.dense import DenseBlock
 from tinyflow.flow.paths import Spectrum
 

@@ -4,12 +4,12 @@ import pytest
 
 import models
 from models import count_macs, count_parameters
-from tinyflow.flow import claims_counts
 from tinyflow.flow.claims import CLAIMS
-from tinyflow.flow.claims_bench import Bench
-from tinyflow.flow.claims_counts import additions, counts
-from tinyflow.flow.claims_nets import OWN, network
-from tinyflow.flow.claims_setup import QUICK
+from tinyflow.flow.claims import counts as claims_counts
+from tinyflow.flow.claims.bench import Bench
+from tinyflow.flow.claims.counts import additions, counts
+from tinyflow.flow.claims.nets import OWN, network
+from tinyflow.flow.claims.setup import QUICK
 
 DATA = {"num_classes": 10, "in_channels": 3, "seed": None}
 

@@ -21,18 +21,26 @@ from tests.test_claims_borders import (
     terms,
 )
 from tinyflow import Tensor
-from tinyflow.flow import (
-    claims_blocks,
-    claims_setup,
-    claims_shrink,
-    claims_sums,
-    claims_table,
-)
 from tinyflow.flow.claims import CLAIMS, claims
-from tinyflow.flow.claims_bench import DIFFERENCES, FLOW, LOOKING, PATHS, SHRINKING
-from tinyflow.flow.claims_nets import network
-from tinyflow.flow.claims_setup import FULL, QUICK, train_briefly
-from tinyflow.flow.claims_verdict import Case, judge, median
+from tinyflow.flow.claims import (
+    blocks as claims_blocks,
+)
+from tinyflow.flow.claims import (
+    setup as claims_setup,
+)
+from tinyflow.flow.claims import (
+    shrink as claims_shrink,
+)
+from tinyflow.flow.claims import (
+    sums as claims_sums,
+)
+from tinyflow.flow.claims import (
+    table as claims_table,
+)
+from tinyflow.flow.claims.bench import DIFFERENCES, FLOW, LOOKING, PATHS, SHRINKING
+from tinyflow.flow.claims.nets import network
+from tinyflow.flow.claims.setup import FULL, QUICK, train_briefly
+from tinyflow.flow.claims.verdict import Case, judge, median
 from tinyflow.flow.paths import looking
 
 

@@ -10,15 +10,25 @@ import pytest
 import models
 from tests.claims_tiny import TINY, tiny_bench
 from tinyflow.flow import claims as table
-from tinyflow.flow import (
-    claims_blocks,
-    claims_dense,
-    claims_desmith,
-    claims_gates,
-    claims_paths,
-    claims_quadir,
+from tinyflow.flow.claims import (
+    blocks as claims_blocks,
 )
-from tinyflow.flow.claims_bench import (
+from tinyflow.flow.claims import (
+    dense as claims_dense,
+)
+from tinyflow.flow.claims import (
+    desmith as claims_desmith,
+)
+from tinyflow.flow.claims import (
+    gates as claims_gates,
+)
+from tinyflow.flow.claims import (
+    paths as claims_paths,
+)
+from tinyflow.flow.claims import (
+    quadir as claims_quadir,
+)
+from tinyflow.flow.claims.bench import (
     LOOKING,
     PATHS,
     SHRINKING,
@@ -71,7 +81,7 @@ def test_planted_terms_flip_the_residual_claims(bench):
 def test_planted_gates_flip_the_limit(bench, slope, expected, monkeypatch):
     claims_gates.limits(bench)
     monkeypatch.setattr(
-        "tinyflow.flow.claims_shrink.Shrink.slope", lambda *a, **k: slope
+        "tinyflow.flow.claims.shrink.Shrink.slope", lambda *a, **k: slope
     )
     assert claims_gates.gate_limit(bench).verdict == expected
 

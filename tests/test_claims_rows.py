@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 
-from tinyflow.flow.claims_table import Claim, beside, summary, to_rows
-from tinyflow.flow.claims_verdict import Case
+from tinyflow.flow.claims.table import Claim, beside, summary, to_rows
+from tinyflow.flow.claims.verdict import Case
 
 OWN = ("setting", "cases", "share")
 

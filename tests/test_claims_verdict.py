@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from tinyflow.flow.claims_table import Decider, spread, summary
-from tinyflow.flow.claims_verdict import (
+from tinyflow.flow.claims.table import Decider, spread, summary
+from tinyflow.flow.claims.verdict import (
     Case,
     Condition,
     agreement,

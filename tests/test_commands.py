@@ -9,8 +9,9 @@ from typer.testing import CliRunner
 
 import models
 from tinyflow.commands import analyze, train
-from tinyflow.flow import figures, series
 from tinyflow.flow import progress as progress_module
+from tinyflow.flow import series
+from tinyflow.flow.show import figures
 from tinyflow.train.checkpoint import Metadata, save_checkpoint
 
 SMALL = ("--batch-size", "2", "--dtype", "float32", "--device", "cpu")

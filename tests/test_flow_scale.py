@@ -19,7 +19,7 @@ from models.densenet import DenseBlock, Transition
 from tests.test_flow import Small
 from tinyflow import Tape, Tensor, flow, fork, mark, nn, ops
 from tinyflow.flow.blocks import find_blocks
-from tinyflow.flow.claims_sums import layer_sum
+from tinyflow.flow.claims.sums import layer_sum
 from tinyflow.flow.compare import against_shortcut
 from tinyflow.flow.counterfactual import first_weight
 from tinyflow.flow.depth import ends, ratio, rms

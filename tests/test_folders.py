@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.test_files import BLOCKS, FAST, ROOT, start
-from tinyflow.flow import FlowError, report
+from tinyflow.flow import FlowError
+from tinyflow.flow.show import report
 from tinyflow.train import ConfigError
 from tinyflow.train.folder import CLAIM, RunFolder, check_output
 

@@ -13,7 +13,7 @@ import torch
 from tests.torch_expected import expected_dense
 from tests.torch_oracle import STATES, Case, angle, same, size
 from tinyflow import flow
-from tinyflow.flow.claims_sums import layer_sum
+from tinyflow.flow.claims.sums import layer_sum
 from tinyflow.flow.depth import ends, rms
 from tinyflow.flow.probe import norm
 

@@ -19,9 +19,10 @@ from tests.torch_expected import (
 )
 from tests.torch_oracle import STATES, same, small_networks
 from tinyflow import flow
-from tinyflow.flow import tables, trace
+from tinyflow.flow import trace
 from tinyflow.flow.compare import summarise
 from tinyflow.flow.settings import Settings
+from tinyflow.flow.show import tables
 from tinyflow.flow.source import find_source
 from tinyflow.flow.subject import look
 

@@ -17,8 +17,9 @@ from tests.torch_oracle import STATES, Case, angle, same, size, small_networks
 from tinyflow import flow
 from tinyflow.commands import analyze
 from tinyflow.data import load_dataset
-from tinyflow.flow import figures, series
+from tinyflow.flow import series
 from tinyflow.flow.settings import Settings
+from tinyflow.flow.show import figures
 from tinyflow.flow.source import find_source
 
 NAMES = ("resnet8", "resnet8b", "se_resnet8", "plain8", "vgg8", "densenet8")

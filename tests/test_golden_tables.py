@@ -5,12 +5,13 @@ from dataclasses import replace
 
 import pytest
 
-from tinyflow.flow import tables
 from tinyflow.flow.blocks import Terms
 from tinyflow.flow.compare import against_shortcut
 from tinyflow.flow.counterfactual import Counterfactual
 from tinyflow.flow.depth import DepthPoint
-from tinyflow.flow.layout import (
+from tinyflow.flow.paths import Spectrum
+from tinyflow.flow.show import tables
+from tinyflow.flow.show.layout import (
     Column,
     Table,
     counts,
@@ -21,7 +22,6 @@ from tinyflow.flow.layout import (
     width,
     words,
 )
-from tinyflow.flow.paths import Spectrum
 
 
 @pytest.mark.parametrize(

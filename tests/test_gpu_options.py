@@ -25,8 +25,9 @@ from tinyflow.data import Dataset, Loader, normalize
 from tinyflow.kernels.cuda import launch
 from tinyflow.kernels.cuda.settings import PRECISIONS, configured, settings
 from tinyflow.train import config as train_config
-from tinyflow.train import prefetch, prepare
+from tinyflow.train import prepare
 from tinyflow.train.config import ConfigError, TrainConfig
+from tinyflow.train.gpu import prefetch
 from tinyflow.train.precision import activations, choose
 from tinyflow.train.step import evaluate, served
 

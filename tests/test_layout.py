@@ -7,15 +7,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tinyflow.flow import tables
 from tinyflow.flow.blocks import Terms
 from tinyflow.flow.compare import Point, Summary
 from tinyflow.flow.counterfactual import Counterfactual
 from tinyflow.flow.dense import DenseBlock
 from tinyflow.flow.depth import DepthPoint
-from tinyflow.flow.layout import PROSE, Column, Table, counts, errors, numbers, two
-from tinyflow.flow.layout import words as plain
 from tinyflow.flow.paths import Spectrum
+from tinyflow.flow.show import tables
+from tinyflow.flow.show.layout import PROSE, Column, Table, counts, errors, numbers, two
+from tinyflow.flow.show.layout import words as plain
 
 TERMS = ("shortcut", "gain", "gate", "other")
 BLOCK = Terms(

@@ -16,7 +16,7 @@ import models
 from tinyflow import nn
 from tinyflow.commands import analyze, train
 from tinyflow.commands.own import own_network
-from tinyflow.flow import figures
+from tinyflow.flow.show import figures
 from tinyflow.network import Network
 from tinyflow.train import TrainConfig, load_checkpoint
 from tinyflow.train import train as train_network

@@ -10,8 +10,9 @@ import pytest
 
 import models
 from tinyflow import flow
-from tinyflow.flow import depth, report, series
+from tinyflow.flow import depth, series
 from tinyflow.flow.settings import Settings
+from tinyflow.flow.show import report
 
 
 def test_strict_json_of_what_is_not_finite():

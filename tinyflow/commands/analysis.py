@@ -13,11 +13,11 @@ from tinyflow.backend import choose_device, explain
 from tinyflow.commands import ending
 from tinyflow.commands.parsing import fail
 from tinyflow.flow import compare as sides
-from tinyflow.flow import figures, report
 from tinyflow.flow.blocks import has_forks
-from tinyflow.flow.layout import Table, width
 from tinyflow.flow.progress import Progress
 from tinyflow.flow.settings import Settings, as_flow_error
+from tinyflow.flow.show import figures, report
+from tinyflow.flow.show.layout import Table, width
 from tinyflow.flow.source import Source, find_source
 from tinyflow.flow.subject import Subject, look
 from tinyflow.kernels.native.library import settings as environment

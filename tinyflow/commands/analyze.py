@@ -16,7 +16,6 @@ from tinyflow.commands.analysis import PROGRAM, Analysis, analysis
 from tinyflow.commands.options import NewFolder, shared
 from tinyflow.commands.parsing import fail, kinds, named
 from tinyflow.flow import compare as sides
-from tinyflow.flow import tables
 from tinyflow.flow.claims import CLAIMS, to_rows
 from tinyflow.flow.counterfactual import BRANCHES, check_branch
 from tinyflow.flow.series import (
@@ -28,6 +27,7 @@ from tinyflow.flow.series import (
     sweep,
 )
 from tinyflow.flow.settings import FOUR, Settings
+from tinyflow.flow.show import tables
 from tinyflow.flow.subject import Subject
 from tinyflow.network import Zoo
 
@@ -74,7 +74,7 @@ def run_compare(settings: Settings, output: Path | None) -> None:
         said = work.source.conditions()
         work.show(tables.compared(found, f"{work.source.weights} · {said}"))
         _write_summaries(work, found)
-        from tinyflow.flow.figures_blocks import along_depth
+        from tinyflow.flow.show.figures_blocks import along_depth
 
         work.draw("depth", along_depth(found, said))
         for s in found:
@@ -96,14 +96,14 @@ def _write_summaries(work: Analysis, found: Sequence[sides.Summary]) -> None:
 
 
 def _draw_terms(work: Analysis, s: sides.Summary) -> None:
-    from tinyflow.flow.figures_blocks import terms
+    from tinyflow.flow.show.figures_blocks import terms
 
     if s.blocks:
         work.draw(f"terms-{s.name}", terms(s.blocks, s.name, work.said))
 
 
 def _draw_heat_maps(work: Analysis, s: sides.Summary) -> None:
-    from tinyflow.flow.figures_paths import heat_map
+    from tinyflow.flow.show.figures_paths import heat_map
 
     for d in s.dense:
         where = d.name.rpartition(".")[2]
@@ -157,7 +157,7 @@ def paths(
 
     Costs about L²/2 blocks' backward, and as much again per path sampled.
     """
-    from tinyflow.flow.figures_paths import spectrum
+    from tinyflow.flow.show.figures_paths import spectrum
 
     with analysis("paths", settings, output) as work:
         if veit < 0:
@@ -288,7 +288,7 @@ def depth(
     seeds: Annotated[int, typer.Option(help="Networks per depth, from --seed on.")] = 1,
 ) -> None:
     """Plain against residual nets over depth."""
-    from tinyflow.flow.figures_sweep import depth_sweep
+    from tinyflow.flow.show.figures_sweep import depth_sweep
 
     with analysis("depth", settings, output) as work:
         chosen = check_sweep(settings, depths, seeds)
@@ -309,7 +309,7 @@ def training(
     output: NewFolder = None,
 ) -> None:
     """Terms over the steps of a traced run."""
-    from tinyflow.flow.figures_sweep import training as draw
+    from tinyflow.flow.show.figures_sweep import training as draw
     from tinyflow.flow.trace import read_trace
 
     with analysis("training", Settings(dtype="float32"), output, reads=run) as work:

@@ -11,7 +11,7 @@ from tinyflow.flow.counterfactual import Counterfactual, counterfactual, measure
 from tinyflow.flow.dense import DenseBlock, dense_terms
 from tinyflow.flow.paths import Spectrum, spectrum
 from tinyflow.flow.probe import TOLERANCE, FlowError, Probe, probe
-from tinyflow.flow.shown import figure, table
+from tinyflow.flow.show.shown import figure, table
 
 __all__ = [
     "TOLERANCE",

@@ -11,9 +11,9 @@ from typing import Any
 from tinyflow.backend import Array, asarray
 from tinyflow.data import Loader
 from tinyflow.flow.claims import Claim, check_names, iter_claims
-from tinyflow.flow.claims_bench import Draw, Trained
-from tinyflow.flow.claims_nets import network
-from tinyflow.flow.claims_setup import FULL, QUICK, Setup, train_briefly
+from tinyflow.flow.claims.bench import Draw, Trained
+from tinyflow.flow.claims.nets import network
+from tinyflow.flow.claims.setup import FULL, QUICK, Setup, train_briefly
 from tinyflow.flow.depth import DEPTHS, DepthPoint, iter_depths
 from tinyflow.flow.probe import FlowError
 from tinyflow.flow.progress import Progress

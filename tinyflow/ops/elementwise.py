@@ -28,7 +28,7 @@ from tinyflow.waiting import joined_relu, joined_sum, record_open
 
 
 def add(input: Any, other: Any) -> Tensor:
-    """Y = a + b;  ∂L/∂a = g, ∂L/∂b = g."""
+    """y = a + b;  ∂L/∂a = g, ∂L/∂b = g."""
     if (joined := joined_sum(input, other)) is not None:
         return joined
     a, b = operands("add", input, other)
@@ -38,7 +38,7 @@ def add(input: Any, other: Any) -> Tensor:
 
 
 def sub(input: Any, other: Any) -> Tensor:
-    """Y = a - b;  ∂L/∂a = g, ∂L/∂b = -g."""
+    """y = a - b;  ∂L/∂a = g, ∂L/∂b = -g."""
     a, b = operands("sub", input, other)
 
     def pullback(g: Array, need: tuple[bool, ...]) -> tuple[Array | None, ...]:
@@ -48,7 +48,7 @@ def sub(input: Any, other: Any) -> Tensor:
 
 
 def mul(input: Any, other: Any) -> Tensor:
-    """Y = a ⊙ b;  ∂L/∂a = g ⊙ b, ∂L/∂b = g ⊙ a."""
+    """y = a ⊙ b;  ∂L/∂a = g ⊙ b, ∂L/∂b = g ⊙ a."""
     a, b = operands("mul", input, other)
     if _gates(a, b):
         return record_open("mul", a, (input, other), partial(_gate, a, b))
@@ -81,7 +81,7 @@ def _gates(a: Any, b: Any) -> bool:
 
 
 def div(input: Any, other: Any) -> Tensor:
-    """Y = a / b;  ∂L/∂a = g / b, ∂L/∂b = -g y / b."""
+    """y = a / b;  ∂L/∂a = g / b, ∂L/∂b = -g y / b."""
     a, b = operands("div", input, other)
     for x, name in ((a, "input"), (b, "other")):
         if hasattr(x, "dtype") and x.dtype.kind in "iu":
@@ -95,12 +95,12 @@ def div(input: Any, other: Any) -> Tensor:
 
 
 def neg(input: Tensor) -> Tensor:
-    """Y = -x;  ∂L/∂x = -g."""
+    """y = -x;  ∂L/∂x = -g."""
     return record("neg", -reals("neg", input), (input,), lambda g, need: (-g,))
 
 
 def pow(input: Tensor, exponent: float) -> Tensor:
-    """Y = xᵖ for a number p;  ∂L/∂x = g p xᵖ⁻¹, and 0 for p = 0, whatever x is."""
+    """y = xᵖ for a number p;  ∂L/∂x = g p xᵖ⁻¹, and 0 for p = 0, whatever x is."""
     if isinstance(exponent, Tensor):  # 2**x: before the base is looked at
         _exponent(exponent.data, exponent)
     x = reals("pow", input)
@@ -135,27 +135,27 @@ def _exponent(x: Array, exponent: Any) -> float:
 
 
 def exp(input: Tensor) -> Tensor:
-    """Y = eˣ;  ∂L/∂x = g y."""
+    """y = eˣ;  ∂L/∂x = g y."""
     x = floats("exp", input)
     y = array_module(x).exp(x)
     return record("exp", y, (input,), lambda g, need: (g * y,))
 
 
 def log(input: Tensor) -> Tensor:
-    """Y = ln x;  ∂L/∂x = g / x."""
+    """y = ln x;  ∂L/∂x = g / x."""
     x = floats("log", input)
     return record("log", array_module(x).log(x), (input,), lambda g, need: (g / x,))
 
 
 def sqrt(input: Tensor) -> Tensor:
-    """Y = √x;  ∂L/∂x = g / (2y)."""
+    """y = √x;  ∂L/∂x = g / (2y)."""
     x = floats("sqrt", input)
     y = array_module(x).sqrt(x)
     return record("sqrt", y, (input,), lambda g, need: (g / (2 * y),))
 
 
 def relu(input: Tensor) -> Tensor:
-    """Y = max(x, 0);  ∂L/∂x = 0 where x ≤ 0, else g (also where x is NaN)."""
+    """y = max(x, 0);  ∂L/∂x = 0 where x ≤ 0, else g (also where x is NaN)."""
     if (joined := joined_relu(input)) is not None:
         return joined
     x = reals("relu", input)
@@ -165,13 +165,13 @@ def relu(input: Tensor) -> Tensor:
 
 
 def relu6(input: Tensor) -> Tensor:
-    """Y = min(max(x, 0), 6);  ∂L/∂x = g where 0 < x < 6, else 0 (also at NaN)."""
+    """y = min(max(x, 0), 6);  ∂L/∂x = g where 0 < x < 6, else 0 (also at NaN)."""
     y = reals("relu6", input).clip(0, 6)
     return record("relu6", y, (input,), lambda g, need: (kept(g, (y > 0) & (y < 6)),))
 
 
 def sigmoid(input: Tensor) -> Tensor:
-    """Y = σ(x) = 1 / (1 + e⁻ˣ);  ∂L/∂x = g y (1 - y)."""
+    """y = σ(x) = 1 / (1 + e⁻ˣ);  ∂L/∂x = g y (1 - y)."""
     x = floats("sigmoid", input)
     run = engine(x)
     y = run.sigmoid(x)
@@ -179,7 +179,7 @@ def sigmoid(input: Tensor) -> Tensor:
 
 
 def tanh(input: Tensor) -> Tensor:
-    """Y = tanh x;  ∂L/∂x = g (1 - y²) = g 4e / (1 + e)² with e = exp(-2|x|).
+    """y = tanh x;  ∂L/∂x = g (1 - y²) = g 4e / (1 + e)² with e = exp(-2|x|).
 
     In the second form nothing cancels where |y| is almost 1.
     """
@@ -194,7 +194,7 @@ def tanh(input: Tensor) -> Tensor:
 
 
 def silu(input: Tensor) -> Tensor:
-    """Y = x σ(x);  ∂L/∂x = g σ(x) (1 + x (1 - σ(x)))."""
+    """y = x σ(x);  ∂L/∂x = g σ(x) (1 + x (1 - σ(x)))."""
     x = floats("silu", input)
     s = engine(x).sigmoid(x)
     return record(
@@ -203,7 +203,7 @@ def silu(input: Tensor) -> Tensor:
 
 
 def hardswish(input: Tensor) -> Tensor:
-    """Y = x min(max(x + 3, 0), 6) / 6;  ∂L/∂x = g (0 | x/3 + ½ | 1).
+    """y = x min(max(x + 3, 0), 6) / 6;  ∂L/∂x = g (0 | x/3 + ½ | 1).
 
     The three cases are x ≤ -3, between, and x ≥ 3 (Howard et al. 2019, MobileNetV3).
     """

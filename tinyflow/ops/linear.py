@@ -19,7 +19,7 @@ from tinyflow.tensor import Tensor
 
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Y = x Wᵀ + b.
+    """y = x Wᵀ + b.
 
     ∂L/∂x = g W, ∂L/∂W = gᵀ x, ∂L/∂b = Σ g (both over all leading axes).
 
@@ -58,7 +58,7 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def matmul(input: Tensor, other: Tensor) -> Tensor:
-    """Y = A B, batched over leading axes, which broadcast.
+    """y = A B, batched over leading axes, which broadcast.
 
     ∂L/∂A = G Bᵀ, ∂L/∂B = Aᵀ G. Both operands need at least two axes.
     """

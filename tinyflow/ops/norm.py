@@ -33,7 +33,7 @@ def batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
-    """Y = γ x̂ + β with x̂ = (x - μ) / √(σ² + ε), per channel (Ioffe & Szegedy 2015).
+    """y = γ x̂ + β with x̂ = (x - μ) / √(σ² + ε), per channel (Ioffe & Szegedy 2015).
 
     In training μ and σ² are the batch's (σ² with 1/M, M values per channel), and with
     the sums taken over those values
@@ -150,7 +150,7 @@ def dropout(
     training: bool = True,
     generator: Any = None,
 ) -> Tensor:
-    """Y = x / (1 - p) with probability 1 - p, else 0;  ∂L/∂x = g / (1 - p), or 0.
+    """y = x / (1 - p) with probability 1 - p, else 0;  ∂L/∂x = g / (1 - p), or 0.
 
     Args:
         input: any tensor.

@@ -57,7 +57,7 @@ def max_pool2d(
     dilation: Pair = 1,
     ceil_mode: bool = False,
 ) -> Tensor:
-    """Y = max over each window;  ∂L/∂x = g at the first maximum of each window.
+    """y = max over each window;  ∂L/∂x = g at the first maximum of each window.
 
     Args:
         input: (N, C, H, W).
@@ -98,7 +98,7 @@ def avg_pool2d(
     count_include_pad: bool = True,
     divisor_override: int | None = None,
 ) -> Tensor:
-    """Y = Σ window / D;  ∂L/∂x = Σ g / D over the windows that saw x.
+    """y = Σ window / D;  ∂L/∂x = Σ g / D over the windows that saw x.
 
     D is the window's size with the border counted (`count_include_pad`) or not, or
     `divisor_override`.

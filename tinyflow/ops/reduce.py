@@ -38,7 +38,7 @@ def _spread(g: Array, kept: tuple[int, ...], shape: tuple[int, ...]) -> Array:
 
 
 def sum(input: Tensor, dim: Dim = None, keepdim: bool = False) -> Tensor:
-    """Y = Σ x over `dim`;  ∂L/∂x = g, repeated along `dim`."""
+    """y = Σ x over `dim`;  ∂L/∂x = g, repeated along `dim`."""
     x, keepdim = array_of("sum", input), flag("sum", keepdim, "keepdim")
     axes = _axes("sum", dim, x.shape, fill=False)
     ones = _kept(x.shape, axes)
@@ -51,7 +51,7 @@ def sum(input: Tensor, dim: Dim = None, keepdim: bool = False) -> Tensor:
 
 
 def mean(input: Tensor, dim: Dim = None, keepdim: bool = False) -> Tensor:
-    """Y = Σ x / m over the m entries along `dim`;  ∂L/∂x = g / m, repeated."""
+    """y = Σ x / m over the m entries along `dim`;  ∂L/∂x = g / m, repeated."""
     x, keepdim = floats("mean", input), flag("mean", keepdim, "keepdim")
     axes = _axes("mean", dim, x.shape, fill=True)
     ones = _kept(x.shape, axes)
@@ -70,7 +70,7 @@ def mean(input: Tensor, dim: Dim = None, keepdim: bool = False) -> Tensor:
 
 
 def amax(input: Tensor, dim: Dim = None, keepdim: bool = False) -> Tensor:
-    """Y = max x over `dim`;  ∂L/∂x = g shared equally among the maxima, else 0.
+    """y = max x over `dim`;  ∂L/∂x = g shared equally among the maxima, else 0.
 
     A NaN is the maximum, and leaves no gradient to share: all of them are NaN.
     """

@@ -29,7 +29,7 @@ from tinyflow.tensor import Tensor
 
 
 def reshape(input: Tensor, shape: int | Sequence[int], *sizes: int) -> Tensor:
-    """Y = x with another shape, same entries in the same (row-major) order.
+    """y = x with another shape, same entries in the same (row-major) order.
 
     ∂L/∂x = g in the old shape.
 
@@ -70,7 +70,7 @@ def flatten(input: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
 
 
 def permute(input: Tensor, dims: int | Sequence[int], *more: int) -> Tensor:
-    """Y = x with its axes in the order `dims`;  ∂L/∂x = g with the order undone.
+    """y = x with its axes in the order `dims`;  ∂L/∂x = g with the order undone.
 
     `dims` is (1, 0), or the axes follow each other: 1, 0.
     """
@@ -133,7 +133,7 @@ def pad(input: Tensor, pad: Sequence[int], value: float = 0.0) -> Tensor:
 
 
 def getitem(input: Tensor, index: Any) -> Tensor:
-    """Y = x[index] for integers, slices, None and Ellipsis.
+    """y = x[index] for integers, slices, None and Ellipsis.
 
     ∂L/∂x = g at `index`, 0 elsewhere.
     """
@@ -174,7 +174,7 @@ _LISTED = (list, tuple)
 
 
 def concat(tensors: Iterable[Tensor], dim: int = 0) -> Tensor:
-    """Y = [x₁ | … | xₙ] along `dim`;  ∂L/∂xᵢ = the slice of g that xᵢ filled."""
+    """y = [x₁ | … | xₙ] along `dim`;  ∂L/∂xᵢ = the slice of g that xᵢ filled."""
     given = tensors
     if not isinstance(tensors, _LISTED):  # a generator can be read only once
         tensors = list(tensors) if isinstance(tensors, Iterator) else []

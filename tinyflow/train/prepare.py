@@ -19,7 +19,7 @@ from tinyflow.train.schedules import Schedule, constant, cosine, step_decay
 from tinyflow.train.step import Batches
 
 if TYPE_CHECKING:
-    from tinyflow.train.capture import CapturedStep
+    from tinyflow.train.gpu.capture import CapturedStep
 
 WIDER = 4
 """Batches of training in one of testing on a GPU: it keeps nothing for a gradient."""
@@ -144,8 +144,8 @@ def _on_gpu(
 ) -> tuple[tuple[Batches, Batches], CapturedStep | None]:
     """Batches made on the GPU, and the step that is replayed there."""
     from tinyflow.kernels.cuda.graph import Recorder
-    from tinyflow.train.capture import CapturedStep
-    from tinyflow.train.prefetch import DeviceLoader
+    from tinyflow.train.gpu.capture import CapturedStep
+    from tinyflow.train.gpu.prefetch import DeviceLoader
 
     batches = DeviceLoader(train, dtype), DeviceLoader(test, dtype)
     if not config.capture:

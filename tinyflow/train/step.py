@@ -17,7 +17,7 @@ from tinyflow.ops import cross_entropy
 from tinyflow.optim import Optimizer, clip_grad_norm, grad_norm
 from tinyflow.retain import EDGES
 from tinyflow.signals import deferred
-from tinyflow.train.overflow import Before, first_bad_value
+from tinyflow.train.gpu.overflow import Before, first_bad_value
 
 T = TypeVar("T")
 

@@ -116,7 +116,7 @@ def batch_norm_apply(
     relu: bool = False,
     out: Array | None = None,
 ) -> Array:
-    """Y = scale x + shift, plus the residual, and no less than 0 with `relu`."""
+    """y = scale x + shift, plus the residual, and no less than 0 with `relu`."""
     y = empty_like(x, out)
     of = rows("norm", "batch_norm_apply", x, residual, y)
     floats("batch_norm_apply", of.c, scale, shift)
@@ -183,7 +183,7 @@ def batch_norm_input_grad(
     out: Array | None = None,
     accumulate: bool = False,
 ) -> Array:
-    """Dx = scale g' + b x + c, in `out` if given, added to it with `accumulate`.
+    """dx = scale g' + b x + c, in `out` if given, added to it with `accumulate`.
 
     The other arguments are those of :func:`batch_norm_gradients`.
     """

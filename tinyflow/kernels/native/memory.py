@@ -50,7 +50,7 @@ def rows_in_place(x: Array) -> Array | None:
 
 
 def as_rows(x: Array) -> Array | None:
-    """X as a matrix with a channel a column, its rows at any distance; float32."""
+    """x as a matrix with a channel a column, its rows at any distance; float32."""
     if x.dtype != np.float32 or not x.size:
         return None
     rows = to_rows(x)

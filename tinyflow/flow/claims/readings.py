@@ -9,7 +9,7 @@ from typing import Any
 
 from tinyflow.backend import Array
 from tinyflow.flow.blocks import Block, Terms, find_blocks, measure
-from tinyflow.flow.claims_sums import LayerSum, layer_sum
+from tinyflow.flow.claims.sums import LayerSum, layer_sum
 from tinyflow.flow.counterfactual import first_weight
 from tinyflow.flow.dense import DenseBlock, dense_terms
 from tinyflow.flow.depth import ends, ratio, rms

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 
-from tinyflow.flow.claims_bench import Bench
-from tinyflow.flow.claims_blocks import PLACE, closures, largest
-from tinyflow.flow.claims_nets import OWN
-from tinyflow.flow.claims_paths import MOST
-from tinyflow.flow.claims_table import Decider, Found, claim
-from tinyflow.flow.claims_verdict import Case, Condition, median, medians
+from tinyflow.flow.claims.bench import Bench
+from tinyflow.flow.claims.blocks import PLACE, closures, largest
+from tinyflow.flow.claims.nets import OWN
+from tinyflow.flow.claims.paths import MOST
+from tinyflow.flow.claims.table import Decider, Found, claim
+from tinyflow.flow.claims.verdict import Case, Condition, median, medians
 from tinyflow.flow.probe import TOLERANCE
 
 HIS = Condition("the net is his own, without normalisation", lambda given: given["own"])

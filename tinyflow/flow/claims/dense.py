@@ -11,10 +11,10 @@ from __future__ import annotations
 import math
 import statistics
 
-from tinyflow.flow.claims_bench import Bench
-from tinyflow.flow.claims_blocks import closures, from_differences, largest
-from tinyflow.flow.claims_table import Decider, Found, claim
-from tinyflow.flow.claims_verdict import Case, median
+from tinyflow.flow.claims.bench import Bench
+from tinyflow.flow.claims.blocks import closures, from_differences, largest
+from tinyflow.flow.claims.table import Decider, Found, claim
+from tinyflow.flow.claims.verdict import Case, median
 from tinyflow.flow.probe import TOLERANCE
 
 LAW = 0.15  # accepted distance of an exponent from ½

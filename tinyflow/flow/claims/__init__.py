@@ -7,9 +7,9 @@
     for row in to_rows(found):
         print(row["id"], row["verdict"], row["decided_by"], row["interval"])
 
-Every claim is a function of a :class:`~tinyflow.flow.claims_bench.Bench`, registered by
-:func:`~tinyflow.flow.claims_table.claim`: it turns numbers into cases, and
-:func:`~tinyflow.flow.claims_verdict.judge` turns cases into a verdict by one rule.
+Every claim is a function of a :class:`~tinyflow.flow.claims.bench.Bench`, registered by
+:func:`~tinyflow.flow.claims.table.claim`: it turns numbers into cases, and
+:func:`~tinyflow.flow.claims.verdict.judge` turns cases into a verdict by one rule.
 Nothing here knows how a claim ends. ``to_rows(found, measured=True)`` lists the numbers
 per model and seed, ``intervals=True`` their intervals; all are strict JSON.
 """
@@ -24,19 +24,19 @@ from statistics import StatisticsError
 from typing import Any
 
 from tinyflow.backend import Array
-from tinyflow.flow import (
-    claims_blocks,
-    claims_counts,
-    claims_dense,
-    claims_desmith,
-    claims_gates,
-    claims_paths,
-    claims_quadir,
-    claims_training,
+from tinyflow.flow.claims import (
+    blocks,
+    counts,
+    dense,
+    desmith,
+    gates,
+    paths,
+    quadir,
+    training,
 )
-from tinyflow.flow.claims_bench import Asked, Bench, Draw, Models, Trained
-from tinyflow.flow.claims_setup import FULL, QUICK, Setup, train_briefly
-from tinyflow.flow.claims_table import CLAIMS, Claim, to_rows
+from tinyflow.flow.claims.bench import Asked, Bench, Draw, Models, Trained
+from tinyflow.flow.claims.setup import FULL, QUICK, Setup, train_briefly
+from tinyflow.flow.claims.table import CLAIMS, Claim, to_rows
 from tinyflow.flow.probe import FlowError
 from tinyflow.flow.progress import Progress
 from tinyflow.network import Find
@@ -51,16 +51,7 @@ __all__ = [
     "train_briefly",
 ]
 
-ROOMS = (
-    claims_blocks,
-    claims_gates,
-    claims_dense,
-    claims_counts,
-    claims_paths,
-    claims_quadir,
-    claims_training,
-    claims_desmith,
-)
+ROOMS = (blocks, gates, dense, counts, paths, quadir, training, desmith)
 """The modules that hold claims; each registers its own when imported."""
 
 

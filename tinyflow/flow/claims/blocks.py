@@ -1,10 +1,10 @@
 """Claims about single blocks: Noh's equations (1) to (3) and what he infers from them.
 
 An equation is held against finite differences of every block's forward pass, which use
-no pullback (:mod:`tinyflow.flow.claims_differences`). That the terms add up is no
+no pullback (:mod:`tinyflow.flow.claims.differences`). That the terms add up is no
 evidence in plain and residual blocks: there they are the gradient's own summands. An
 inference about the limit ∂F/∂x → 0 is tried by going there
-(:mod:`tinyflow.flow.claims_shrink`): a term *remains* if its slope lies nearer to 0
+(:mod:`tinyflow.flow.claims.shrink`): a term *remains* if its slope lies nearer to 0
 than to 1, else it vanishes with F.
 """
 
@@ -14,11 +14,11 @@ import math
 from collections.abc import Sequence
 
 from tinyflow.flow.blocks import Terms
-from tinyflow.flow.claims_bench import Bench
-from tinyflow.flow.claims_differences import Difference
-from tinyflow.flow.claims_readings import Reading
-from tinyflow.flow.claims_table import Decider, Found, claim
-from tinyflow.flow.claims_verdict import Case, Condition, median, medians, subsets
+from tinyflow.flow.claims.bench import Bench
+from tinyflow.flow.claims.differences import Difference
+from tinyflow.flow.claims.readings import Reading
+from tinyflow.flow.claims.table import Decider, Found, claim
+from tinyflow.flow.claims.verdict import Case, Condition, median, medians, subsets
 from tinyflow.lengths import unit_of
 
 HALF = 0.5  # a slope nearer to 1 than to 0

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tinyflow.flow.dense import DenseBlock
-from tinyflow.flow.figures import (
+from tinyflow.flow.paths import Spectrum
+from tinyflow.flow.show.figures import (
     BLACK,
     BLUE,
     GREEN,
@@ -17,7 +18,6 @@ from tinyflow.flow.figures import (
     log_axis,
     style,
 )
-from tinyflow.flow.paths import Spectrum
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

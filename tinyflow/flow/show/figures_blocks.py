@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tinyflow.flow.blocks import Terms
 from tinyflow.flow.compare import Summary
-from tinyflow.flow.figures import (
+from tinyflow.flow.show.figures import (
     BLACK,
     BLUE,
     GREEN,

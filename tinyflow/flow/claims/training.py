@@ -6,11 +6,11 @@ import math
 import statistics
 from collections.abc import Sequence
 
-from tinyflow.flow.claims_bench import Bench
-from tinyflow.flow.claims_blocks import closures
-from tinyflow.flow.claims_counts import ERRORS
-from tinyflow.flow.claims_table import Decider, Found, claim
-from tinyflow.flow.claims_verdict import CHANCE, Case
+from tinyflow.flow.claims.bench import Bench
+from tinyflow.flow.claims.blocks import closures
+from tinyflow.flow.claims.counts import ERRORS
+from tinyflow.flow.claims.table import Decider, Found, claim
+from tinyflow.flow.claims.verdict import CHANCE, Case
 from tinyflow.flow.stats import rank_correlation
 
 PAIRS = {

@@ -16,11 +16,11 @@ from typing import Any, TypeVar
 
 from tinyflow import nn
 from tinyflow.backend import Array, device_of
-from tinyflow.flow.claims_differences import Difference, differences
-from tinyflow.flow.claims_nets import network
-from tinyflow.flow.claims_readings import Reading, read
-from tinyflow.flow.claims_setup import QUICK, Setup
-from tinyflow.flow.claims_shrink import Shrink, shrink
+from tinyflow.flow.claims.differences import Difference, differences
+from tinyflow.flow.claims.nets import network
+from tinyflow.flow.claims.readings import Reading, read
+from tinyflow.flow.claims.setup import QUICK, Setup
+from tinyflow.flow.claims.shrink import Shrink, shrink
 from tinyflow.flow.depth import ends, ratio, rms
 from tinyflow.flow.paths import Spectrum, looking, spectrum
 from tinyflow.flow.probe import Probe, norm, probe

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from tinyflow.flow.figures import (
+from tinyflow.flow.show.figures import (
     BLACK,
     BLUE,
     GREEN,

@@ -12,7 +12,7 @@ import numpy as np
 from tinyflow import nn
 from tinyflow.backend import Array
 from tinyflow.data import Dataset, normalize
-from tinyflow.flow.claims_nets import OWN
+from tinyflow.flow.claims.nets import OWN
 from tinyflow.network import Network
 from tinyflow.optim import SGD, Adam, Optimizer
 from tinyflow.train.step import train_step
@@ -30,10 +30,10 @@ class Setup:
         deep: those with enough blocks in a stage to fit a law over them.
         four: a VGG, a ResNet, an SE-ResNet and a DenseNet to put in order.
         shrunk: plain nets for the shrink test, with batch normalisation and without.
-        quadir: Quadir's networks, see :mod:`tinyflow.flow.claims_nets`: the residual
+        quadir: Quadir's networks, see :mod:`tinyflow.flow.claims.nets`: the residual
             one, and the same without ReLU after the addition.
         tables: published error rates to hold the flow against, see
-            :mod:`tinyflow.flow.claims_training`.
+            :mod:`tinyflow.flow.claims.training`.
         exact_batch: images for the shrink test and finite differences, in float64.
         shrink_at: its blocks, as positions from 0 (first) to 1 (last).
     """

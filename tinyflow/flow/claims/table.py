@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from tinyflow.flow.claims_verdict import (
+from tinyflow.flow.claims.verdict import (
     Case,
     Condition,
     called,
@@ -32,7 +32,7 @@ from tinyflow.flow.probe import TOLERANCE
 from tinyflow.flow.stats import Interval, interval
 
 if TYPE_CHECKING:
-    from tinyflow.flow.claims_bench import Bench
+    from tinyflow.flow.claims.bench import Bench
 
 
 @dataclass(frozen=True)

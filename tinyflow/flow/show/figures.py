@@ -76,7 +76,7 @@ def frame(title: str, conditions: str, caption: str) -> Figure:
     """
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    from tinyflow.flow.page import Page
+    from tinyflow.flow.show.page import Page
 
     figure = Page(figsize=SIZE, layout="constrained")
     figure.style = STYLE

@@ -12,7 +12,7 @@ from tinyflow.ops.arguments import shown
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from tinyflow.flow.layout import Table
+    from tinyflow.flow.show.layout import Table
 
 
 def figure(found: Any, name: str = "", conditions: str = "") -> Figure:
@@ -27,7 +27,7 @@ def figure(found: Any, name: str = "", conditions: str = "") -> Figure:
     Raises:
         TypeError: `found` is something else.
     """
-    from tinyflow.flow import figures_blocks, figures_paths  # Matplotlib, when drawn
+    from tinyflow.flow.show import figures_blocks, figures_paths  # Matplotlib, if drawn
 
     name = name or "A network"
     match found:
@@ -51,7 +51,7 @@ def table(found: Any, title: str = "") -> Table:
     Raises:
         TypeError: `found` is something else.
     """
-    from tinyflow.flow import tables
+    from tinyflow.flow.show import tables
 
     match found:
         case Spectrum():

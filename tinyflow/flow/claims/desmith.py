@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from tinyflow.flow.claims_bench import Bench
-from tinyflow.flow.claims_blocks import closures
-from tinyflow.flow.claims_readings import Reading
-from tinyflow.flow.claims_table import Decider, Found, claim
-from tinyflow.flow.claims_verdict import Case, median, subsets
+from tinyflow.flow.claims.bench import Bench
+from tinyflow.flow.claims.blocks import closures
+from tinyflow.flow.claims.readings import Reading
+from tinyflow.flow.claims.table import Decider, Found, claim
+from tinyflow.flow.claims.verdict import Case, median, subsets
 from tinyflow.flow.stats import line
 
 NEAR_HALF, NEAR_ONE = 0.2, 0.3  # accepted distance of an exponent from -½, from -1

@@ -12,10 +12,10 @@ from functools import cache, partial
 import numpy as np
 
 from tinyflow import nn
-from tinyflow.flow.claims_bench import Bench
-from tinyflow.flow.claims_nets import network
-from tinyflow.flow.claims_table import Decider, Found, claim
-from tinyflow.flow.claims_verdict import Case
+from tinyflow.flow.claims.bench import Bench
+from tinyflow.flow.claims.nets import network
+from tinyflow.flow.claims.table import Decider, Found, claim
+from tinyflow.flow.claims.verdict import Case
 from tinyflow.flow.probe import probe
 from tinyflow.network import Find, count_macs, count_parameters
 

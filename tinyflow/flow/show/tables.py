@@ -1,4 +1,4 @@
-"""The tables an analysis prints; :mod:`tinyflow.flow.layout` sets them."""
+"""The tables an analysis prints; :mod:`tinyflow.flow.show.layout` sets them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from tinyflow.flow.compare import Summary, against_shortcut
 from tinyflow.flow.counterfactual import Counterfactual
 from tinyflow.flow.dense import DenseBlock
 from tinyflow.flow.depth import DepthPoint
-from tinyflow.flow.layout import (
+from tinyflow.flow.paths import Spectrum
+from tinyflow.flow.show.layout import (
     PROSE,
     Column,
     Table,
@@ -23,7 +24,6 @@ from tinyflow.flow.layout import (
     two,
     words,
 )
-from tinyflow.flow.paths import Spectrum
 
 CLOSURE = "largest conservation error, ‖gradient - sum of its parts‖ / ‖gradient‖"
 INTERVALS = (

@@ -10,9 +10,9 @@ import math
 
 import numpy as np
 
-from tinyflow.flow.claims_bench import Bench
-from tinyflow.flow.claims_table import Decider, Found, claim
-from tinyflow.flow.claims_verdict import Case, medians
+from tinyflow.flow.claims.bench import Bench
+from tinyflow.flow.claims.table import Decider, Found, claim
+from tinyflow.flow.claims.verdict import Case, medians
 from tinyflow.flow.paths import Spectrum
 from tinyflow.flow.stats import line
 

@@ -8,11 +8,11 @@ argued but measured, as the slope of its size when F shrinks: to zero, and to a 
 
 from __future__ import annotations
 
-from tinyflow.flow.claims_bench import Bench
-from tinyflow.flow.claims_blocks import HALF, closures, from_differences, largest
-from tinyflow.flow.claims_shrink import Shrink
-from tinyflow.flow.claims_table import Decider, Found, claim
-from tinyflow.flow.claims_verdict import Case, median, medians, subsets
+from tinyflow.flow.claims.bench import Bench
+from tinyflow.flow.claims.blocks import HALF, closures, from_differences, largest
+from tinyflow.flow.claims.shrink import Shrink
+from tinyflow.flow.claims.table import Decider, Found, claim
+from tinyflow.flow.claims.verdict import Case, median, medians, subsets
 from tinyflow.flow.probe import TOLERANCE
 
 REMAINS = 1e-6  # relative size below which nothing is left of a term

@@ -1,0 +1,1 @@
+"""What training does only on a GPU: captured steps, prefetched batches."""
