@@ -43,8 +43,8 @@ ROOMS = {  # files of the source, patterns of test files
             "tinyflow/kernels/lengths.py",
             *(f"tinyflow/flow/{name}.py" for name in FLOW.split()),
         ],
-        "golden_* flow* stats lengths progress trace analyze layout subject series "
-        "commands folders options",
+        "golden_* flow* stats lengths cuda_lengths progress trace analyze layout "
+        "subject series commands folders options reading",
     ),
     "tape": (
         [f"tinyflow/{name}.py" for name in "names node seen sweep tape tensor".split()],

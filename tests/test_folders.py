@@ -67,6 +67,26 @@ def test_a_run_that_started_in_between_is_noticed(place: Path) -> None:
     assert os.listdir(place / "out") == ["metrics.csv"]
 
 
+@pytest.mark.parametrize("claimed", [True, False])
+def test_what_came_after_the_first_look_is_named(
+    place: Path, monkeypatch: pytest.MonkeyPatch, claimed: bool
+) -> None:
+    """Another run's claim, or files of one that has ended."""
+    (place / "out").mkdir()
+    other = place / "out" / (CLAIM if claimed else "metrics.csv")
+
+    def late(output: Path | None) -> None:
+        other.mkdir()
+
+    monkeypatch.setattr("tinyflow.train.folder.check_output", late)
+    with pytest.raises(ConfigError) as caught:
+        RunFolder(Path("out"), "x")
+    assert str(caught.value).startswith("--output out ")
+    assert ("in use by another run" in str(caught.value)) == claimed
+    assert ("already holds files" in str(caught.value)) != claimed
+    assert list((place / "out").iterdir()) == [other]
+
+
 def test_only_what_the_run_made_is_removed(place: Path) -> None:
     folder = RunFolder(place / "out", "x")
     folder.file("metrics.csv").write_text("ours")
