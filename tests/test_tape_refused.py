@@ -27,6 +27,19 @@ def test_a_released_tape_records_and_sends_no_more():
         tape.messages(y.node, np.ones(2), (True, False))
 
 
+@pytest.mark.parametrize("retain", ["leaves", "statistics", "tensors", "edges"])
+def test_a_released_tape_of_leaves_lets_go_of_all_places(retain):
+    x = leaf(1.0, 2.0)
+    with Tape(retain) as tape:
+        ops.mul(ops.sum(ops.mul(x, 3.0)), 2.0)
+    tape.backward("sum", release=True)
+    held = {"mul", "sum", "mul#2", "x"}, {"mul", "sum", "x"}
+    if retain == "leaves":
+        held = set(), set()
+    assert (set(tape.names), {n.name for n in tape.uses}) == held
+    assert tape.nodes == []
+
+
 def test_an_operator_that_sends_nothing_is_named_with_its_input():
     x = leaf(1.0, 2.0)
     with Tape() as tape:
