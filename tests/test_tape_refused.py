@@ -49,6 +49,27 @@ def test_an_operator_that_sends_nothing_is_named_with_its_input():
         tape.backward(loss)
 
 
+@pytest.mark.parametrize("check", [True, False])
+@pytest.mark.parametrize("uses", [0, 2])
+def test_a_pullback_that_writes_to_what_it_is_given_is_caught_if_checked(check, uses):
+    """Given the first cotangent, or a sum of two messages."""
+
+    def spoil(g, need):
+        g *= 2.0
+        return (g,)
+
+    x = leaf(1.0, 2.0)
+    with Tape(check=check) as tape:
+        y = record("spoil", x.data * 3.0, (x,), spoil)
+        out = y + y if uses else y
+    if not check:
+        tape.backward(out, np.ones(2))
+        assert x.grad.tolist() == ([4.0, 4.0] if uses else [2.0, 2.0])
+        return
+    with pytest.raises(ValueError, match="read-only"):
+        tape.backward(out, np.ones(2))
+
+
 @pytest.mark.parametrize("retain", ["leaves", "statistics", "tensors"])
 def test_conservation_needs_edges(retain):
     with pytest.raises(TapeError, match=r"checked on a Tape\(retain=\"edges\"\)"):
