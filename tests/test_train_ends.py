@@ -10,13 +10,16 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from typer.testing import CliRunner
 
 from tests.test_train import SMALL, stop_at
 from tests.test_train import place as place
+from tinyflow.commands import train as cli
 from tinyflow.reading import Unreadable
 from tinyflow.train import (
     ConfigError,
     EpochRow,
+    TrainConfig,
     TrainError,
     folder,
     loop,
@@ -44,6 +47,18 @@ def test_nothing_is_written_for_what_cannot_be(
     with pytest.raises(ConfigError, match=word):
         train(replace(SMALL, **changed))
     assert list(place.iterdir()) == []
+
+
+def test_whoever_says_nothing_gets_what_the_help_says() -> None:
+    """A default that changes would change runs that nobody has touched."""
+    config = TrainConfig("resnet20")
+    assert (config.batch_size, config.epochs, config.warmup_epochs) == (64, 4, 0.5)
+    assert (config.momentum, config.label_smoothing, config.seed) == (0.9, 0.0, 0)
+    chosen = config.augment, config.deterministic, config.capture
+    assert chosen == (False, False, True)
+    said = CliRunner().invoke(cli.app, ["--help"], terminal_width=200).stdout
+    for default in ("64", "0.9", "0.0", "0.5", "0", "cosine", "capture"):
+        assert f"[default: {default}]" in " ".join(said.split())
 
 
 def test_what_just_fits_is_taken() -> None:
