@@ -14,10 +14,12 @@ from tests.test_flow import Small
 from tinyflow import Tape, Tensor, flow, fork, mark, ops
 from tinyflow.flow import progress as waiting
 from tinyflow.flow import report, series, subject, trace
+from tinyflow.flow.compare import summarise
 from tinyflow.flow.depth import ends
 from tinyflow.flow.settings import Settings
 from tinyflow.flow.source import find_source
 from tinyflow.flow.stats import interval, rank_correlation
+from tinyflow.flow.subject import Subject
 
 IMAGES = np.linspace(-1, 1, 4 * 12).reshape(4, 3, 2, 2)
 
@@ -59,6 +61,21 @@ def test_what_a_tape_does_not_hold_is_named():
             flow.dense_terms(tape)
     (found,) = flow.dense_terms(dense("edges"))
     assert found.totals == pytest.approx([6 * math.sqrt(6), 3 * math.sqrt(6)])
+
+
+def test_the_channels_of_a_state_that_grows_are_not_said():
+    """Its other axes are: where they change, a figure draws a line."""
+    with Tape("edges") as tape:
+        x = mark(Tensor(np.ones((2, 3, 4, 5)), requires_grad=True) * 2.0, "d.x0")
+        new = mark(ops.relu(x), "d.x1")
+        loss = ops.sum(ops.concat([x, new]) * 3.0)
+    tape.backward(loss)
+    source = SimpleNamespace(weights="w", data=SimpleNamespace(name="d"))
+    seen = SimpleNamespace(tape=tape, loss=loss)
+    found = summarise(Subject("net", source, 7, seen))
+    assert [p.name for p in found.profile] == ["d.x0", "d.x1"]
+    assert [p.shape for p in found.profile] == [(2, 0, 4, 5)] * 2
+    assert found.profile[0].norm == pytest.approx(6 * math.sqrt(120))
 
 
 def images_alone():
