@@ -26,6 +26,7 @@ from tinyflow.train import (
     metrics,
     train,
 )
+from tinyflow.train.config import check_listing
 from tinyflow.train.folder import RunFolder
 from tinyflow.train.metrics import COLUMNS, MetricsFile, read_metrics
 from tinyflow.train.prepare import prepare
@@ -62,6 +63,9 @@ def test_whoever_says_nothing_gets_what_the_help_says() -> None:
 
 
 def test_what_just_fits_is_taken() -> None:
+    check_listing({"num_classes"}, 1)
+    with pytest.raises(ConfigError, match="--num-classes must be 1 or more, not 0"):
+        check_listing({"num_classes"}, 0)
     ready = prepare(replace(SMALL, num_classes=10, batch_size=300))
     assert ready.steps == 1
 
