@@ -15,7 +15,8 @@ from tinyflow.flow.blocks import find_blocks
 from tinyflow.flow.claims import CLAIMS
 from tinyflow.flow.claims_bench import LOOKING
 from tinyflow.flow.claims_differences import _value, block_modules, differences
-from tinyflow.flow.claims_nets import build
+from tinyflow.flow.claims_nets import OWN, build
+from tinyflow.flow.claims_readings import responses_of
 from tinyflow.flow.claims_table import claim
 from tinyflow.flow.claims_verdict import Case, subsets
 
@@ -83,29 +84,99 @@ def test_flows_are_the_growths_of_the_readings():
         assert (r.growth, r.growth_rms) == pytest.approx((growth, per_entry), rel=1e-5)
 
 
-def test_quadirs_plain_net_is_five_convolutions_and_a_layer():
+def quadir_by_torch(torch, name, p, x):
+    """His nets, layer by layer as he describes them."""
+    conv = torch.nn.functional.conv2d
+
+    def layer(y, at):
+        return conv(y, p[f"{at}.weight"], p[f"{at}.bias"], padding=1)
+
+    y, widths = torch.tensor(x), []
+    if name != "quadir_cnn":
+        y = torch.relu(layer(y, "stem"))
+    for i in range(5):
+        if name == "quadir_cnn":
+            y = torch.relu(layer(y, f"layer{i}.conv"))
+        else:
+            inner = torch.relu(layer(y, f"block{i}.conv1"))
+            f = layer(inner, f"block{i}.conv2")
+            y = f if name == "quadir_twin" else f + y
+            y = y if name == "quadir_sum" else torch.relu(y)
+        widths.append(y.shape[1])
+    logits = y.flatten(1) @ p["fc.weight"].T + p["fc.bias"]
+    return logits.numpy(), widths
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_quadirs_nets_layer_by_layer(name):
     torch = pytest.importorskip("torch")
     data = {"num_classes": 4, "image_size": 6, "in_channels": 3}
-    model = build("quadir_cnn", seed=3, **data).to(dtype="float64")
+    model = build(name, seed=3, **data).to(dtype="float64")
     x = np.random.default_rng(0).standard_normal((2, 3, 6, 6))
-    y = torch.tensor(x)
-    for i in range(5):
-        w, b = (
-            torch.tensor(dict(model.named_parameters())[f"layer{i}.conv.{n}"].data)
-            for n in ("weight", "bias")
-        )
-        y = torch.relu(torch.nn.functional.conv2d(y, w, b, padding=1))
-        assert y.shape[1] == (64, 32, 64, 32, 64)[i]
-    w, b = (
-        torch.tensor(dict(model.named_parameters())[f"fc.{n}"].data)
-        for n in ("weight", "bias")
-    )
+    p = {n: torch.tensor(q.data) for n, q in model.named_parameters()}
+    expected, widths = quadir_by_torch(torch, name, p, x)
+    assert widths == ([64, 32, 64, 32, 64] if name == "quadir_cnn" else [32] * 5)
     with Tape("edges") as tape:
         found = model(Tensor(x))
-    expected = y.flatten(1) @ w.T + b
-    np.testing.assert_allclose(found.data, expected.numpy(), rtol=1e-12)
-    assert [b.name for b in find_blocks(tape)] == [f"layer{i}" for i in range(5)]
-    assert all(b.h.value.min() < 0 for b in find_blocks(tape))  # before the ReLU
+    np.testing.assert_allclose(found.data, expected, rtol=1e-11, atol=1e-13)
+    kind = "layer" if name == "quadir_cnn" else "block"
+    blocks = find_blocks(tape)
+    assert [b.name for b in blocks] == [f"{kind}{i}" for i in range(5)]
+    assert all(b.h.value.min() < 0 for b in blocks)  # before the ReLU
+    shortcuts = {b.shortcut is not None for b in blocks}
+    assert shortcuts == {name in ("quadir_resnet", "quadir_sum")}
+    w = p["fc.weight"].numpy()
+    z = w.ravel() * math.sqrt(3 * w.shape[1])
+    assert z.std() == pytest.approx(1, abs=5 / math.sqrt(2 * z.size))
+    again = build(name, seed=3, **data).state_dict()
+    for key, array in build(name, seed=None, **data).state_dict().items():
+        assert not array.any() and array.shape == again[key].shape
+
+
+def test_what_a_reading_says_of_a_residual_net():
+    """Runs, responses and the path of shortcuts, from values and two other ways."""
+    made = tiny_bench()
+    (r,), p = made.readings("resnet20"), made.probe("resnet20", made.units("")[0])[1]
+    tape = p.tape
+    names = [f"layer{i}.{j}" for i in (1, 2, 3) for j in range(3)]
+    x, h, y = (
+        {n: tape[n + end].value.astype(float) for n in names}
+        for end in (".in", ".H", "")
+    )
+    runs = (names[:3], names[4:6], names[7:])  # the others change shape
+    assert [(run.first, run.blocks, run.relu) for run in r.runs] == [
+        (run[0], len(run), True) for run in runs
+    ]
+    for run, found in zip(runs, r.runs, strict=True):
+        rest = y[run[-1]] - x[run[0]] - sum(h[n] - x[n] for n in run)
+        error = np.linalg.norm(rest) / np.linalg.norm(y[run[-1]])
+        assert found.error == pytest.approx(error, rel=1e-5)
+    for n, (of_x, of_f) in zip(names, r.variances, strict=True):
+        assert of_x == pytest.approx(x[n].var(), rel=1e-6)
+        if n not in ("layer2.0", "layer3.0"):
+            assert of_f == pytest.approx((h[n] - x[n]).var(), rel=1e-5)
+    # Batch normalisation leaves variance v / (v + 1e-5), nearly one, per channel.
+    assert len(r.responses) == 19
+    assert all(s == pytest.approx(1, abs=0.02) for s in r.responses)
+    spectrum = flow.spectrum(p)
+    assert r.shortcuts == pytest.approx(
+        (spectrum.norms[0], spectrum.shares[0]), rel=1e-4
+    )
+    first = np.linalg.norm(tape["conv1.weight"].grad.ravel().astype(float))
+    assert r.weight == pytest.approx(first, rel=1e-6)
+    assert r.loss == pytest.approx(p.loss.item()) and r.normalised
+    assert (r.setting, r.sums, r.dense) == ("resnet20/0", (), ())
+
+
+def test_responses_are_those_of_3x3_convolutions():
+    """Not of the 1x1 ones of a projection."""
+    data = {"num_classes": 10, "image_size": 32, "in_channels": 3}
+    tape = flow.probe(build("resnet18", seed=0, **data), *batch(2)).tape
+    norms = [n for n in tape.nodes if n.op == "batch_norm"]
+    found = responses_of(tape)
+    assert (len(norms), len(found)) == (20, 16)  # the first convolution is 7x7
+    values = [n.value for n in norms[1:] if "downsample" not in n.name]
+    assert found == pytest.approx([v.astype(float).std() for v in values], rel=1e-6)
 
 
 def test_where_a_number_is_missing_it_is_said():

@@ -7,7 +7,9 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -92,8 +94,10 @@ def test_only_what_the_run_made_is_removed(place: Path) -> None:
     folder.file("metrics.csv").write_text("ours")
     (place / "out" / "notes.txt").write_text("the user's")
     (place / "out" / "curves.png").write_text("the user's")
-    with pytest.raises(FileExistsError):
+    with pytest.raises(FileExistsError, match="it is not this run's") as caught:
         folder.file("curves.png")
+    assert caught.value.errno == errno.EEXIST
+    assert caught.value.filename == str(place / "out" / "curves.png")
     folder.end()
     assert sorted(os.listdir(place / "out")) == ["curves.png", "notes.txt"]
 
@@ -129,6 +133,19 @@ def test_a_program_that_goes_elsewhere_writes_where_it_began(
     folder.end()
     assert os.listdir(place / "out") == ["a"]
     assert os.listdir(place / "elsewhere") == []
+
+
+def test_the_end_of_the_program_is_the_end_of_a_run(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Callable[[], None]] = []
+    at = SimpleNamespace(register=asked.append, unregister=asked.remove)
+    monkeypatch.setattr("tinyflow.train.folder.atexit", at)
+    folder = RunFolder(place / "out", "x")
+    folder.file("a").write_text("")
+    (end,) = asked
+    end()
+    assert asked == [] and list(place.iterdir()) == []
 
 
 def test_a_fork_does_not_end_its_parents_run(place: Path) -> None:
