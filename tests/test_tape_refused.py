@@ -40,6 +40,24 @@ def test_a_released_tape_of_leaves_lets_go_of_all_places(retain):
     assert tape.nodes == []
 
 
+@pytest.mark.parametrize("way", ["backward", "pullback"])
+def test_a_write_to_what_the_output_itself_has_read_is_noticed(way):
+    """And one to what only a later operator has read is not asked about."""
+    x, other = leaf(1.0, 2.0), leaf(3.0, 4.0)
+    with Tape() as tape:
+        y = ops.mul(x, x)
+        ops.mul(y, other)
+    other.data[0] = 7.0
+    ones = np.ones(2)
+    if way == "backward":
+        tape.backward(y, ones)
+    else:
+        assert tape.pullback(y, ones, to=x).tolist() == [2.0, 4.0]
+    x.data[0] = 5.0
+    with pytest.raises(TapeError, match="'x' was written to after this tape"):
+        tape.backward(y, ones) if way == "backward" else tape.pullback(y, ones, to=x)
+
+
 def test_an_operator_that_sends_nothing_is_named_with_its_input():
     x = leaf(1.0, 2.0)
     with Tape() as tape:
