@@ -9,14 +9,14 @@ import pytest
 from models.vgg import Features
 from tests.claims_tiny import batch, tiny_bench
 from tests.test_claims_borders import bench, reading
-from tinyflow import Tape, Tensor, flow, nn
+from tinyflow import Tape, Tensor, flow, fork, mark, nn, ops
 from tinyflow.flow import claims_setup, claims_sums
 from tinyflow.flow.blocks import find_blocks
 from tinyflow.flow.claims import CLAIMS
 from tinyflow.flow.claims_bench import LOOKING
 from tinyflow.flow.claims_differences import _value, block_modules, differences
 from tinyflow.flow.claims_nets import OWN, build
-from tinyflow.flow.claims_readings import responses_of
+from tinyflow.flow.claims_readings import read, responses_of
 from tinyflow.flow.claims_table import claim
 from tinyflow.flow.claims_verdict import Case, subsets
 
@@ -42,11 +42,15 @@ class Row(nn.Module):
         return self.fc(self.flatten(self.features(x)))
 
 
+def row_batch():
+    x = np.random.default_rng(1).standard_normal((4, 3, 8, 8))
+    return x, np.array([0, 1, 2, 0])
+
+
 def test_a_block_of_a_row_is_the_layers_between_its_ends():
     """And the first one reads the images themselves."""
     model = Row().to(dtype="float64")
-    x = np.random.default_rng(1).standard_normal((4, 3, 8, 8))
-    p = flow.probe(model, x, np.array([0, 1, 2, 0]))
+    p = flow.probe(model, *row_batch())
     found = differences(model, p)
     assert [d.block for d in found] == [f"features.block{i}" for i in range(3)]
     assert {d.kind for d in found} == {"plain"}
@@ -177,6 +181,38 @@ def test_responses_are_those_of_3x3_convolutions():
     assert (len(norms), len(found)) == (20, 16)  # the first convolution is 7x7
     values = [n.value for n in norms[1:] if "downsample" not in n.name]
     assert found == pytest.approx([v.astype(float).std() for v in values], rel=1e-6)
+
+
+class Mixed(nn.Module):
+    """A plain block, then a residual one."""
+
+    def __init__(self):
+        rng = np.random.default_rng(0)
+        self.conv1, self.conv2, self.conv3 = (
+            nn.Conv2d(3, 3, 3, padding=1, rng=rng) for _ in range(3)
+        )
+        self.fc = nn.Linear(3, 4, rng=rng)
+
+    def forward(self, x):
+        x = mark(self.conv1(x), "a.in")
+        y = ops.relu(mark(self.conv2(x), "a.H"))
+        residual, shortcut = fork(mark(y, "b.in"), "residual", "shortcut")
+        h = mark(self.conv3(residual) + shortcut, "b.H")
+        return self.fc(ops.global_avg_pool2d(ops.relu(h)))
+
+
+def test_one_residual_block_among_others_has_a_path_of_shortcuts():
+    model = Mixed().to(dtype="float64")
+    x = np.random.default_rng(1).standard_normal((4, 3, 6, 6))
+    p = flow.probe(model, x, np.array([0, 1, 2, 3]))
+    found = read(p, "mixed", "0")
+    direct = p.tape.edge("b.in", "shortcut").grad
+    g = p.tape["b.in"].grad
+    share = (direct * g).sum() / (g * g).sum()
+    assert found.shortcuts == pytest.approx((np.linalg.norm(direct), share))
+    assert [t.name for t in found.terms] == ["a", "b"] and len(found.variances) == 1
+    plain = read(flow.probe(Row().to(dtype="float64"), *row_batch()), "row", "0")
+    assert plain.shortcuts is None and plain.runs == plain.variances == ()
 
 
 def test_where_a_number_is_missing_it_is_said():
