@@ -10,7 +10,7 @@ from models.vgg import Features
 from tests.claims_tiny import batch, tiny_bench
 from tests.test_claims_borders import bench, reading
 from tinyflow import Tape, Tensor, flow, fork, mark, nn, ops
-from tinyflow.flow import claims_setup, claims_sums
+from tinyflow.flow import claims_setup, claims_shrink, claims_sums
 from tinyflow.flow.blocks import find_blocks
 from tinyflow.flow.claims import CLAIMS
 from tinyflow.flow.claims_bench import LOOKING
@@ -68,6 +68,31 @@ def test_a_block_of_a_row_is_the_layers_between_its_ends():
     x = find_blocks(p.tape)[1].x
     x.grad = x.grad * 1.001
     assert [round(d.error, 5) for d in differences(model, p)] == [0, 0.001, 0]
+
+
+@pytest.mark.parametrize("constant", [False, True])
+def test_f_is_scaled_by_powers_of_ten_and_then_put_back(constant, monkeypatch):
+    """Its last weights and bias; or the weights alone, the bias at a half."""
+    model, seen = Row().to(dtype="float64"), []
+    last = [
+        dict(model.named_parameters())[f"features.6.{n}"] for n in ("weight", "bias")
+    ]
+    before = [p.data.copy() for p in last]
+    last[1].data[...] = before[1] = np.linspace(1, 2, 5)
+
+    def noting(model, *batch, **how):
+        seen.append([p.data.copy() for p in last])
+        return flow.probe(model, *batch, **how)
+
+    monkeypatch.setattr(claims_shrink, "probe", noting)
+    how = {"at": (1.0,), "constant": constant}
+    claims_shrink.shrink(lambda: model, "row", "0", *row_batch(), **how)
+    for (w, b), epsilon in zip(seen[1:], (1, 0.1, 0.01, 0.001), strict=True):
+        np.testing.assert_allclose(w, epsilon * before[0], rtol=1e-15)
+        expected = np.full(5, 0.5) if constant else epsilon * before[1]
+        np.testing.assert_allclose(b, expected, rtol=1e-15)
+    for p, old in zip(last, before, strict=True):
+        assert np.array_equal(p.data, old)
 
 
 def test_flows_are_the_growths_of_the_readings():
