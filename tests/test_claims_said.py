@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.claims_tiny import TINY, batch, tiny_bench
-from tests.test_claims_borders import BORDERS, dense, read
+from tests.test_claims_borders import BORDERS, dense, read, terms
 from tinyflow.flow import claims, claims_dense, claims_paths, claims_table
 from tinyflow.flow.claims import CLAIMS, check_names, iter_claims, planned
 from tinyflow.flow.claims_setup import FULL, QUICK
@@ -134,6 +134,20 @@ def test_claims_that_are_like_a_wrong_name_are_proposed():
 
 
 # --- numbers of single claims ---------------------------------------------------------
+
+
+def test_the_rest_beside_a_shortcut_of_length_two():
+    """Shortcut (2, 0), rest (1, 2), their sum (3, 2); and no shortcut at all."""
+    size, rest = math.sqrt(13), math.sqrt(5)
+    norms = {"x": size, "H": 1.0, "shortcut": 2.0, "residual": rest}
+    found = terms(norms=norms, shares={"shortcut": 6 / 13, "residual": 7 / 13})
+    (row,) = CLAIMS["noh2-remains"](read(terms=(found,))).measured
+    assert row["g_x_over_shortcut"] == pytest.approx(size / 2)
+    assert row["rest_over_shortcut"] == pytest.approx(rest / 2)
+    assert row["cosine"] == pytest.approx(1 / rest)
+    bare = terms(norms=norms | {"shortcut": 0.0}, shares={"shortcut": 0.0})
+    (row,) = CLAIMS["noh2-remains"](read(terms=(bare,))).measured
+    assert row["g_x_over_shortcut"] == row["rest_over_shortcut"] == 0
 
 
 def test_a_curve_ends_with_its_last_fifth():
