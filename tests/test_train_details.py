@@ -71,6 +71,27 @@ def test_a_step_that_nobody_inspects_is_fused() -> None:
     assert model.fused == [True, False]
 
 
+class Once(Halves):
+    """Bad the first time it is run from where it stands."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = np.zeros(1, np.int64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.count += 1
+        factor = np.float32(np.inf if self.count[0] == 1 else 1.0)
+        return super().forward(x) * factor
+
+
+def test_what_went_wrong_is_looked_for_from_where_the_step_began() -> None:
+    model = Once()
+    optimizer = SGD(model.named_parameters(), lr=0.1)
+    with pytest.raises(FloatingPointError, match=r"first such values are .* of mul"):
+        train_step(model, X, LABELS, optimizer)
+    assert model.count == 0
+
+
 def test_an_evaluation_is_of_the_first_epoch() -> None:
     asked: list[int] = []
 

@@ -9,6 +9,7 @@ from dataclasses import astuple, replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -68,6 +69,13 @@ def test_what_just_fits_is_taken() -> None:
         check_listing({"num_classes"}, 0)
     ready = prepare(replace(SMALL, num_classes=10, batch_size=300))
     assert ready.steps == 1
+
+
+def test_images_are_tested_in_their_order_and_trained_on_in_another() -> None:
+    ready = prepare(SMALL)
+    for batches, ordered in ((ready.test, True), (ready.train, False)):
+        labels = next(batches.epoch(0))[1]
+        assert np.array_equal(labels, batches.dataset.labels[:50]) == ordered
 
 
 @pytest.mark.parametrize("epoch", [1, 2])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from tests.test_train import place as place
 from tinyflow import Tape
 from tinyflow.train import TrainError, load_checkpoint, loop, train
 from tinyflow.train.events import Event, Step
+from tinyflow.train.folder import RunFolder
 
 
 def test_time_is_what_goes_by(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,3 +120,19 @@ def test_options_are_written_first_or_the_run_ends(
     with pytest.raises(TrainError, match=r"config\.json cannot be written \(No space"):
         train(replace(SMALL, output=place / "again"))
     assert [p.name for p in place.iterdir()] == ["out"]
+
+
+def test_a_folder_that_another_run_has_by_now_is_left_to_it(place: Path) -> None:
+    out, others = place / "out", []
+
+    def report(event: Event) -> None:
+        if isinstance(event, Step) and event.step == 6:
+            shutil.rmtree(out)
+            others.append(RunFolder(out, "x"))
+            others[0].file("metrics.csv").write_text("theirs\n")
+
+    with pytest.raises(TrainError, match=r"out cannot be written \(it was removed\)"):
+        train(replace(SMALL, output=out), report)
+    assert (out / "metrics.csv").read_text() == "theirs\n"
+    others[0].end()
+    assert list(place.iterdir()) == []
