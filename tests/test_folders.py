@@ -7,7 +7,9 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -68,13 +70,35 @@ def test_a_run_that_started_in_between_is_noticed(place: Path) -> None:
     assert os.listdir(place / "out") == ["metrics.csv"]
 
 
+@pytest.mark.parametrize("claimed", [True, False])
+def test_what_came_after_the_first_look_is_named(
+    place: Path, monkeypatch: pytest.MonkeyPatch, claimed: bool
+) -> None:
+    """Another run's claim, or files of one that has ended."""
+    (place / "out").mkdir()
+    other = place / "out" / (CLAIM if claimed else "metrics.csv")
+
+    def late(output: Path | None) -> None:
+        other.mkdir()
+
+    monkeypatch.setattr("tinyflow.train.folder.check_output", late)
+    with pytest.raises(ConfigError) as caught:
+        RunFolder(Path("out"), "x")
+    assert str(caught.value).startswith("--output out ")
+    assert ("in use by another run" in str(caught.value)) == claimed
+    assert ("already holds files" in str(caught.value)) != claimed
+    assert list((place / "out").iterdir()) == [other]
+
+
 def test_only_what_the_run_made_is_removed(place: Path) -> None:
     folder = RunFolder(place / "out", "x")
     folder.file("metrics.csv").write_text("ours")
     (place / "out" / "notes.txt").write_text("the user's")
     (place / "out" / "curves.png").write_text("the user's")
-    with pytest.raises(FileExistsError):
+    with pytest.raises(FileExistsError, match="it is not this run's") as caught:
         folder.file("curves.png")
+    assert caught.value.errno == errno.EEXIST
+    assert caught.value.filename == str(place / "out" / "curves.png")
     folder.end()
     assert sorted(os.listdir(place / "out")) == ["curves.png", "notes.txt"]
 
@@ -110,6 +134,19 @@ def test_a_program_that_goes_elsewhere_writes_where_it_began(
     folder.end()
     assert os.listdir(place / "out") == ["a"]
     assert os.listdir(place / "elsewhere") == []
+
+
+def test_the_end_of_the_program_is_the_end_of_a_run(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Callable[[], None]] = []
+    at = SimpleNamespace(register=asked.append, unregister=asked.remove)
+    monkeypatch.setattr("tinyflow.train.folder.atexit", at)
+    folder = RunFolder(place / "out", "x")
+    folder.file("a").write_text("")
+    (end,) = asked
+    end()
+    assert asked == [] and list(place.iterdir()) == []
 
 
 def test_a_fork_does_not_end_its_parents_run(place: Path) -> None:

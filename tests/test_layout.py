@@ -13,8 +13,17 @@ from tinyflow.flow.counterfactual import Counterfactual
 from tinyflow.flow.dense import DenseBlock
 from tinyflow.flow.depth import DepthPoint
 from tinyflow.flow.paths import Spectrum
-from tinyflow.flow.show import tables
-from tinyflow.flow.show.layout import PROSE, Column, Table, counts, errors, numbers, two
+from tinyflow.flow.show import layout, tables
+from tinyflow.flow.show.layout import (
+    PROSE,
+    Column,
+    Table,
+    counts,
+    errors,
+    numbers,
+    percent,
+    two,
+)
 from tinyflow.flow.show.layout import words as plain
 
 TERMS = ("shortcut", "gain", "gate", "other")
@@ -133,6 +142,67 @@ def test_nothing_is_minus_zero():
     assert two([-0.001, -0.0, None]) == ["0.00", "0.00", "-"]
     assert errors([0.0, 3e-16]) == ["0", "3e-16"]
     assert counts([1, 10**8]) == ["1.00e+00", "1.00e+08"]
+
+
+@pytest.mark.parametrize(
+    ("write", "values", "written"),
+    [
+        (numbers, [9999.4, 1000.0], ["9999", "1000"]),
+        (numbers, [9999.5, 1000.0], ["1.00e+04", "1.00e+03"]),
+        (numbers, [0.01, 1.0], ["0.0100", "1.0000"]),
+        (numbers, [0.00999, 1.0], ["9.99e-03", "1.00e+00"]),
+        (numbers, [-0.5, 0.0], ["-0.500", "0.000"]),
+        (counts, [9_999_999, 1], ["9999999", "1"]),
+        (counts, [10_000_000, 1], ["1.00e+07", "1.00e+00"]),
+        (counts, [], []),
+        (percent, [0.125, None, -0.001], ["12%", "-", "0%"]),
+        (errors, [0.0, 1.0, math.nan], ["0", "1e+00", "-"]),
+        (plain, [3, None, "a", math.nan], ["3", "-", "a", "-"]),
+    ],
+)
+def test_numbers_on_both_sides_of_where_their_form_changes(write, values, written):
+    assert write(values) == written
+
+
+@pytest.mark.parametrize(("columns", "wide"), [("120", 120), ("20", 40), ("41", 41)])
+def test_a_terminal_is_never_too_narrow(columns, wide, monkeypatch):
+    monkeypatch.setenv("COLUMNS", columns)
+    assert layout.width() == wide
+
+
+def test_without_a_terminal_there_are_80_columns(monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    monkeypatch.setattr(layout.shutil.os, "get_terminal_size", lambda fd: 1 / 0)
+    monkeypatch.setattr(layout.shutil.sys, "__stdout__", None)
+    assert layout.width() == 80
+
+
+def test_a_table_letter_by_letter():
+    left = Column("key", "what", ["a", "bb"], plain)
+    right = Column("num-\nber", "how many", [1, 20], plain)
+    table = Table("title", [left, right, Column("x\ny", "z", [0.5, 2.0], two)], "note")
+    assert table.text(14) == (
+        "title\n\n"
+        "key  num-\n      ber\n---------\na       1\nbb     20\n\n"
+        "key     x\n        y\n---------\na    0.50\nbb   2.00\n\n"
+        "key: what\nnumber: how\n  many\nx y: z\n\nnote\n"
+    )
+    assert table.text(15).startswith(
+        "title\n\nkey  num-     x\n      ber     y\n---------------\n"
+    )
+    long = Table("t " * 60, [left], "n " * 60).text(300)
+    assert sorted(map(len, long.splitlines()))[-4:] == [19, 21, 99, 99]
+    assert "note" not in Table("t", [left]).text(80)
+
+
+def test_words_lean_left_and_numbers_right():
+    for values, cells in (
+        (["a", "bbb"], ["a  ", "bbb"]),
+        ([1, 200], ["  1", "200"]),
+        (["a", 200], ["a  ", "200"]),
+    ):
+        assert Column("h", "m", values, plain).lines(1)[1:] == cells
+    assert Column("h", "m", [1.0, 20.0], two).lines(1) == ["    h", " 1.00", "20.00"]
 
 
 def test_columns_are_stacked_under_the_first():

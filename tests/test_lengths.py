@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 
 from tinyflow import Tape, Tensor, record
 from tinyflow.flow.probe import cosine, dot, norm, relative, share
-from tinyflow.lengths import l2_norm, square, trusted
+from tinyflow.lengths import (
+    exponent,
+    l2_norm,
+    largest,
+    scaled,
+    square,
+    trusted,
+    unit_of,
+)
 from tinyflow.optim import clip_grad_norm, grad_norm
 from tinyflow.testing import check_vjp
 
@@ -255,6 +263,35 @@ def test_what_a_trusted_sum_may_have_lost(dtype: str, size: int) -> None:
         assert not trusted(sign * 0.9 * border, size, dtype)
         assert not trusted(sign * math.inf, size, dtype)
     assert not trusted(math.nan, size, dtype) and not trusted(1.0, size, "float16")
+
+
+def test_units_are_the_powers_of_two_below() -> None:
+    """By shifting bits; of nothing, zeros and what is not finite it is 1."""
+    for k in (-1022, -1, 0, 1, 1023):
+        for x in (math.ldexp(1.0, k), -math.ldexp(1.75, k)):
+            assert exponent(x) == k and unit_of([0.0, x / 2, x]) == math.ldexp(1.0, k)
+    assert exponent(LEAST) == -1074
+    for x in (0.0, -0.0, math.inf, -math.inf, math.nan):
+        assert exponent(x) == 0 and unit_of([x]) == 1
+    assert unit_of([]) == 1
+    assert largest(np.array([-3.0, 2.0])) == 3 and largest(np.array([1, 2.0])) == 2
+    assert largest(np.zeros(0)) == 0 and math.isnan(largest(np.array([1, math.nan])))
+
+
+def test_a_quotient_below_every_normal_number_is_taken_in_two_factors() -> None:
+    for dtype, over, under in (
+        ("float32", 1.0, 3.0),
+        ("float32", 3e-30, 7e15),
+        ("float32", 1e-40, 7.0),
+        ("float64", 3e-200, 7e150),
+        ("float64", 3e-310, 7.0),
+    ):
+        x = np.array([0.0, 1.0, -3.0, 2.0**20, 3e37], dtype)
+        right = [Fraction(over) * f / Fraction(under) for f in fractions(x)]
+        found, least = scaled(x, over, under), np.finfo(dtype).smallest_subnormal
+        assert found.dtype == dtype
+        for a, b in zip(fractions(found), right, strict=True):
+            assert abs(a - b) <= abs(b) * Fraction(1e-6) + Fraction(float(least))
 
 
 def test_gradients_of_two_dtypes() -> None:

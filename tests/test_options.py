@@ -165,7 +165,16 @@ def test_help_names_every_claim_and_branch():
 
 
 @pytest.mark.parametrize(
-    ("lr", "advice"), [(1e9, 0.1), (0.1, 0.01), (0.5, 0.05), (1e-3, 1e-4), (None, 0.01)]
+    ("lr", "advice"),
+    [
+        (1e9, 0.1),
+        (2, 0.1),
+        (1, 0.1),
+        (0.9, 0.09),
+        (0.1, 0.01),
+        (1e-3, 1e-4),
+        (None, 0.01),
+    ],
 )
 def test_a_lower_rate_is_one_to_try(lr, advice):
     assert TrainConfig(models.find("resnet20"), lr=lr).lower_rate == pytest.approx(

@@ -95,7 +95,7 @@ def test_what_is_a_number(text: str) -> None:
         (["0,2.3,layer1.0,identity,x,1,"], "line 2: 7 entries, not 8"),
         (["0,2.3,layer1.0,identity,x,1,,,"], "line 2: 9 entries, not 8"),
         ([*lines(1), "", *lines(1)], "line 5: 0 entries"),
-        ([*lines(1), HEAD, *lines(1)], "damaged in its 4th row"),
+        ([*lines(1), HEAD, *lines(1)], "damaged in row 4"),
         (["0,2.3,a\0b,identity,x,1,,"], "line 2: it holds bytes that are no text"),
         (["0,2.3,a\x1b[31mb,identity,x,1,,"], "line 2: it holds bytes"),
         (["0,2.3," + "a" * 20_000 + ",identity,x,1,,"], "line 2: it is longer than"),

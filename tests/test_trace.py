@@ -8,7 +8,9 @@ import pytest
 import models
 from tinyflow import flow
 from tinyflow.flow.trace import COLUMNS, TraceWriter, read_trace
+from tinyflow.reading import Unreadable
 from tinyflow.train import ConfigError, TrainConfig, train
+from tinyflow.train.metrics import read_metrics
 
 
 def run(folder, trace_every=None, model="resnet20"):
@@ -82,3 +84,20 @@ def test_damaged_or_missing_traces_are_one_sentence(tmp_path):
         read_trace(tmp_path)
     with pytest.raises(ConfigError, match="trace-every must be 1 or more"):
         run(tmp_path / "run", trace_every=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "read", "most"),
+    [("trace.csv", read_trace, 200_000_000), ("metrics.csv", read_metrics, 10**8)],
+)
+def test_tables_that_are_too_long_are_not_begun(tmp_path, name, read, most):
+    """Holes that take no room on the disk; what fits is looked into."""
+    path = tmp_path / name
+    for size, word in (
+        (most + 1, f"bytes, more than {most:,}"),
+        (most, "longer than 10,000"),
+    ):
+        with path.open("wb") as file:
+            file.truncate(size)
+        with pytest.raises((flow.FlowError, Unreadable), match=word):
+            read(tmp_path if name == "trace.csv" else path)

@@ -125,7 +125,7 @@ def read_trace(folder: Path) -> list[Row]:
                 rows.append(_row(*entries))
             except ValueError as error:
                 raise Unreadable(
-                    f"{path} is damaged in its {len(rows) + 1}th row: {error}"
+                    f"{path} is damaged in row {len(rows) + 1}: {error}"
                 ) from error
     except Unreadable as error:
         raise FlowError(f"{error}; trace a run again") from error
