@@ -9,15 +9,17 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+import models
 from tests.test_flow import Small
 from tests.test_layout import BLOCK
 from tinyflow import Tape, Tensor, flow, fork, mark, ops
 from tinyflow.data import Loader, load_dataset
-from tinyflow.flow import paths
+from tinyflow.flow import depth, paths, series
 from tinyflow.flow.compare import against_shortcut, missing_share
 from tinyflow.flow.dense import _reader, fit_exponent
 from tinyflow.flow.depth import ratio, rms
 from tinyflow.flow.settings import Settings
+from tinyflow.flow.show import report
 from tinyflow.flow.source import find_source
 from tinyflow.flow.stats import rank_correlation
 from tinyflow.flow.trace import Row
@@ -185,3 +187,27 @@ def test_four_blocks_are_proposed(monkeypatch):
         with pytest.raises(flow.FlowError, match="there are 9, among them ") as said:
             module.branch_edges(SimpleNamespace(tape=None), wrong, "residual")
         assert str(said.value).partition("them ")[2].count("layer1.") == 4
+
+
+def test_the_worst_block_is_a_depths_closure(monkeypatch):
+    blocks = [SimpleNamespace(closure=c) for c in (1e-9, 3e-7, 2e-8)]
+    monkeypatch.setattr(depth, "block_terms", lambda tape: blocks)
+    images = np.random.default_rng(0).standard_normal((2, 3, 8, 8), dtype="f4")
+    model = models.build_model("plain20", image_size=8)
+    point = depth.measure_depth(model, "plain", 20, 0, images, np.arange(2))
+    assert point.closure == 3e-7
+
+
+def test_a_sweep_is_as_long_as_both_nets_of_every_depth_and_seed(monkeypatch):
+    told = []
+    progress = SimpleNamespace(plan=told.append, begin=None)
+    monkeypatch.setattr(series, "iter_depths", lambda *a, **k: iter(["points"]))
+    source = find_source(Settings(batch_size=2, seed=1))
+    assert list(series.sweep(source, [20, 56], 3, progress)) == ["points"]
+    assert told == [2 * 3 * (20 + 56)]
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_folder_is_complete_when_its_files_are_kept(kept, tmp_path):
+    claimed = SimpleNamespace(claim=tmp_path, path=tmp_path, kept=kept)
+    assert report.Folder(claimed).complete is kept
