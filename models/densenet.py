@@ -78,11 +78,10 @@ class DenseBlock(nn.Module):
 class Transition(nn.Module):
     """Between dense blocks: 1x1 convolution to half the channels, 2x2 average."""
 
-    def __init__(self, cin: int, rng: nn.Rng) -> None:
-        self.channels = int(cin * COMPRESSION)
+    def __init__(self, cin: int, cout: int, rng: nn.Rng) -> None:
         self.norm = nn.BatchNorm2d(cin)
         self.relu = nn.ReLU()
-        self.conv = conv(cin, self.channels, 1, rng)
+        self.conv = conv(cin, cout, 1, rng)
         self.pool = nn.AvgPool2d(2)
 
     def forward(self, maps: ChannelStack) -> Tensor:
@@ -95,31 +94,31 @@ class Transition(nn.Module):
 class Features(nn.Module):
     """Stem, dense blocks and transitions, and the final normalisation."""
 
-    def __init__(
-        self, layers: tuple[int, int, int, int], in_channels: int, rng: nn.Rng
-    ) -> None:
-        n1, n2, n3, n4 = layers
-        self.conv0 = conv(in_channels, 2 * GROWTH, 7, rng, stride=2)
-        self.norm0 = nn.BatchNorm2d(2 * GROWTH)
+    def __init__(self, layers: tuple[int, ...], in_channels: int, rng: nn.Rng) -> None:
+        cin = 2 * GROWTH
+        self.conv0 = conv(in_channels, cin, 7, rng, stride=2)
+        self.norm0 = nn.BatchNorm2d(cin)
         self.relu0 = nn.ReLU()
         self.pool0 = nn.MaxPool2d(3, stride=2, padding=1)
-        self.denseblock1 = DenseBlock(2 * GROWTH, n1, rng)
-        self.transition1 = Transition(self.denseblock1.channels, rng)
-        self.denseblock2 = DenseBlock(self.transition1.channels, n2, rng)
-        self.transition2 = Transition(self.denseblock2.channels, rng)
-        self.denseblock3 = DenseBlock(self.transition2.channels, n3, rng)
-        self.transition3 = Transition(self.denseblock3.channels, rng)
-        self.denseblock4 = DenseBlock(self.transition3.channels, n4, rng)
-        self.channels = self.denseblock4.channels
-        self.norm5 = nn.BatchNorm2d(self.channels)
+        self.blocks = len(layers)
+        for i, count in enumerate(layers, 1):
+            if i > 1:
+                kept = int(cin * COMPRESSION)
+                setattr(self, f"transition{i - 1}", Transition(cin, kept, rng))
+                cin = kept
+            setattr(self, f"denseblock{i}", DenseBlock(cin, count, rng))
+            cin += count * GROWTH
+        self.norm5 = nn.BatchNorm2d(cin)
+        self.channels = cin
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, S, S) → (N, channels, S/32, S/32)."""
         x = self.pool0(self.relu0(self.norm0(self.conv0(x))))
-        x = self.transition1(self.denseblock1(x))
-        x = self.transition2(self.denseblock2(x))
-        x = self.transition3(self.denseblock3(x))
-        y: Tensor = self.norm5(self.denseblock4(x).read())
+        for i in range(1, self.blocks):
+            maps = getattr(self, f"denseblock{i}")(x)
+            x = getattr(self, f"transition{i}")(maps)
+        maps = getattr(self, f"denseblock{self.blocks}")(x)
+        y: Tensor = self.norm5(maps.read())
         return y
 
 

@@ -259,6 +259,7 @@ def test_only_the_gpu_engine_records() -> None:
     assert step.replayed == 0 and "the engine numpy cannot be recorded" in said[0]
 
 
+@pytest.mark.slow
 def test_a_whole_network_is_replayed() -> None:
     gpu = HostGpu()
     rng = np.random.default_rng(2)

@@ -178,6 +178,7 @@ class Told:
         self.done += weight
 
 
+@pytest.mark.slow
 def test_table_with_trained_networks():
     images, labels = batch()
     model = train_briefly(models.find("resnet20"), *batch(16), steps=2, batch=4)

@@ -355,6 +355,7 @@ def test_an_order_of_errors_must_be_less_likely_than_chance(last, expected):
 # --- what conditions may read, and what the choice of paths leaves open ---------------
 
 
+@pytest.mark.slow
 def test_the_choice_of_paths_turns_no_verdict():
     """Noisy paths near the border: undecided at most, never holds and fails."""
     k = np.arange(55.0)

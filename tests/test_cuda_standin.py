@@ -343,7 +343,10 @@ def approximately(found: Any) -> Any:
     return found
 
 
-@pytest.mark.parametrize("name", ["plain20", "se_resnet20", "densenet121"])
+@pytest.mark.parametrize(
+    "name",
+    ["plain20", pytest.param("se_resnet20", marks=pytest.mark.slow), "densenet121"],
+)
 def test_the_instrument(machine: Machine, name: str) -> None:
     """Blocks, dense blocks, paths and counterfactuals are those of the CPU."""
     found: list[Any] = []

@@ -263,7 +263,7 @@ def test_training(machine: Machine, place: Path, options: str) -> None:
     "arguments",
     [
         "blocks --model se_resnet20",
-        "paths --model resnet20 --veit 1",
+        pytest.param("paths --model resnet20 --veit 1", marks=pytest.mark.slow),
         "counterfactual layer1.0 residual --model resnet20 --dtype float32",
         "depth --depths 20",
         "claims --claim noh2-equation --model resnet20",

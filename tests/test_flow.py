@@ -75,7 +75,7 @@ def test_blocks_are_labelled_as_what_they_are():
     kinds = [b.kind for b in find_blocks(probe("resnet18", n=2).tape)]
     assert kinds == ["identity"] * 2 + ["projection", "identity"] * 3
     assert {b.kind for b in find_blocks(probe("plain20", n=2).tape)} == {"plain"}
-    with pytest.raises(flow.FlowError, match="mark the pre-activation sum"):
+    with pytest.raises(flow.FlowError, match="no blocks found: let each block"):
         find_blocks(Tape())
 
 
