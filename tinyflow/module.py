@@ -71,6 +71,7 @@ class Module:
     training: bool = True
     path: str = ""
     name: str = ""
+    spelled: bool = False
 
     def __init_subclass__(cls) -> None:
         for name, attribute in vars(cls).items():
@@ -97,15 +98,14 @@ class Module:
                     "wrap it, model(Tensor(images))"
                 )
         tape = active_tape()
-        if tape is None:
+        if tape is None or tape.fuse:  # nobody looks
+            if tape is not None and not self.spelled:
+                self._spell_paths()
             return in_module(self.forward, *args)
         names = tape.names
         if names.scope is None:  # whoever is called first is the root of the names
             self._spell_paths()
         path = names.unique(self.path)
-        if tape.fuse:  # only operators have names
-            with names.within(path):
-                return in_module(self.forward, *args)
         if isinstance(first, Tensor):
             names[f"{path}.in" if path else "in"] = first.node
         with names.within(path):
@@ -149,7 +149,7 @@ class Module:
     def _spell_paths(self) -> None:
         known = set()
         for path, module, all_held in self._walk(""):
-            module.path = path
+            module.path, module.spelled = path, True
             for name, held in all_held:
                 if isinstance(held, Tensor) and held.node not in known:
                     known.add(held.node)

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -37,7 +36,6 @@ The pullback answers for the operator's inputs and, with r, for r behind them.
 _MODULE_RUNS: ContextVar[bool] = ContextVar("tinyflow_module_runs", default=False)
 
 
-@dataclass(frozen=True)
 class Open:
     """An operator whose last pass is still to be done.
 
@@ -49,13 +47,26 @@ class Open:
         residual: what will be added on the way.
     """
 
-    op: str
-    inputs: Sequence[Any]
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    last: Finish
-    tape: Tape | None
-    residual: Tensor | None = None
+    __slots__ = ("dtype", "inputs", "last", "op", "residual", "shape", "tape")
+
+    def __init__(
+        self,
+        op: str,
+        inputs: Sequence[Any],
+        shape: tuple[int, ...],
+        dtype: np.dtype[Any],
+        last: Finish,
+        tape: Tape | None,
+        residual: Tensor | None = None,
+    ) -> None:
+        self.op, self.inputs, self.last = op, inputs, last
+        self.shape, self.dtype, self.tape = shape, dtype, tape
+        self.residual = residual
+
+    def plus(self, residual: Tensor) -> Open:
+        """The same with something added."""
+        given = self.op, self.inputs, self.shape, self.dtype, self.last, self.tape
+        return Open(*given, residual)
 
     def finish(self, relu: bool = False) -> tuple[Array, Node]:
         """Do the last pass and put the value on its tape."""
@@ -113,7 +124,7 @@ def joined_sum(a: Any, b: Any) -> Tensor | None:
     for x, r in ((a, b), (b, a)):
         held = x.waiting if isinstance(x, Tensor) else None
         if isinstance(held, Open) and x is not r and held.takes(r):
-            return Tensor.later(replace(held, residual=r))
+            return Tensor.later(held.plus(r))
     return None
 
 
