@@ -89,7 +89,7 @@ def captured(monkeypatch: pytest.MonkeyPatch, bad: int | None = None) -> list[La
     def ready(config: TrainConfig) -> prepare.Prepared:
         found = original(config)
         made.append(Late(found, bad))
-        return replace(found, captured=made[-1])  # type: ignore[arg-type]
+        return replace(found, stepper=made[-1])  # type: ignore[arg-type]
 
     monkeypatch.setattr(loop, "prepare", ready)
     return made

@@ -498,7 +498,7 @@ def test_divergence_keeps_the_epochs_before(
             raise FloatingPointError("the loss became nan")
         return train_step(*args, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("tinyflow.train.loop.train_step", diverging)
+    monkeypatch.setattr("tinyflow.train.step.train_step", diverging)
     sentence = r"became nan at step 1 of epoch 2 .*--lr 0\.005; .*epoch 1 .*kept"
     with pytest.raises(TrainError, match=sentence):
         train(replace(SMALL, output=place / "out"))

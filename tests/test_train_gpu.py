@@ -53,7 +53,7 @@ def test_a_captured_step_gets_the_network_the_optimiser_and_the_options(
     monkeypatch.setattr(prepare.precision, "choose", lambda *how: chosen.append(how))
     config = replace(SMALL, label_smoothing=0.1, clip_grad=2.5, deterministic=True)
     ready = prepare.prepare(replace(config, precision="tf32"))
-    step = ready.captured
+    step = ready.stepper
     assert type(step) is CapturedStep and type(step.recorder) is Nothing
     assert step.model is ready.model and step.optimizer is ready.optimizer
     assert (step.label_smoothing, step.clip_grad) == (0.1, 2.5)
@@ -71,7 +71,7 @@ def test_batches_are_made_there(monkeypatch: pytest.MonkeyPatch, capture: bool) 
     monkeypatch.setattr(prepare.precision, "choose", lambda *how: None)
     config = replace(SMALL, batch_size=20, precision="bfloat16", capture=capture)
     ready = prepare.prepare(config)
-    assert (ready.captured is not None) == capture
+    assert (isinstance(ready.stepper, CapturedStep)) == capture
     train, test = ready.train, ready.test
     assert isinstance(train, Batches) and isinstance(test, Batches)
     assert train.dtype == test.dtype == ("bfloat16", "cuda")

@@ -6,7 +6,7 @@ import json
 import platform
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ import numpy as np
 
 from tinyflow import Tape, __version__
 from tinyflow.atomic import replacing
-from tinyflow.backend import Array, array_module, asarray, explain
+from tinyflow.backend import Array, array_module, explain
 from tinyflow.kernels.plain.scratch import keep_freed_memory
 from tinyflow.network import count_parameters
 from tinyflow.reading import reason
@@ -27,7 +27,7 @@ from tinyflow.train.events import Report, Start, Step
 from tinyflow.train.folder import RunFolder
 from tinyflow.train.metrics import EpochRow, MetricsFile, peak_memory_mb
 from tinyflow.train.prepare import DATA_SEED, Prepared, prepare
-from tinyflow.train.step import StepResult, evaluate, served, train_step
+from tinyflow.train.step import StepResult, evaluate, served
 
 
 class TrainError(RuntimeError):
@@ -93,7 +93,7 @@ def train(
         keep_freed_memory()
         ready = prepare(config)
         # One stream for steps, testing and saving: each finds what the last one left.
-        with ready.captured.running() if ready.captured else nullcontext():
+        with ready.stepper.running():
             _run(config, ready, folder, result, report, tracer)
     except KeyboardInterrupt:
         result.interrupted = True
@@ -228,15 +228,12 @@ def _steps(
         traced = inspect is not None and at % (config.trace_every or 1) == 0
         look = partial(inspect, at) if traced and inspect else None
         take = partial(means.take, step + 1, optimizer.lr, len(labels))
-        answer, eager = None, _step(config, ready)
-        if ready.captured is not None:
-            eager = ready.captured.eager
-            answer = ready.captured.launch(images, labels, look is not None)
+        answer = ready.stepper.launch(images, labels, look is not None)
         if launched is not None:
             launched()
         launched = partial(take, answer) if answer else None
         if answer is None:
-            take(partial(eager, images, labels, look))
+            take(partial(ready.stepper.eager, images, labels, look))
     if launched is not None:
         launched()
 
@@ -268,23 +265,6 @@ class _Means:
         self.norm_sum += result.grad_norm
         self.speed = self.images / (time.perf_counter() - self.start)
         self.report(Step(self.epoch, step, self.loss, self.accuracy, self.speed))
-
-
-def _step(config: TrainConfig, ready: Prepared) -> Callable[..., StepResult]:
-    """A training step that is not captured."""
-
-    def step(images: Array, labels: Array, inspect: Any) -> StepResult:
-        return train_step(
-            ready.model,
-            asarray(images, ready.device),
-            labels,
-            ready.optimizer,
-            label_smoothing=config.label_smoothing,
-            clip_grad=config.clip_grad,
-            inspect=inspect,
-        )
-
-    return step
 
 
 def _save(

@@ -16,7 +16,7 @@ from tinyflow.optim import SGD, Adam, AdamW, Optimizer
 from tinyflow.train import precision
 from tinyflow.train.config import DTYPE, MILESTONES, ConfigError, TrainConfig
 from tinyflow.train.schedules import Schedule, constant, cosine, step_decay
-from tinyflow.train.step import Batches
+from tinyflow.train.step import Batches, EagerStep, Stepper
 
 if TYPE_CHECKING:
     from tinyflow.train.gpu.capture import CapturedStep
@@ -40,7 +40,7 @@ class Prepared:
         optimizer, schedule: `schedule` counts steps over the whole run.
         device, reason: "cpu" or "cuda", and why.
         kernels: what does the work there.
-        captured: does the steps on a GPU, or None: then ``train_step`` does.
+        stepper: does the steps, each at once or as a captured one on a GPU.
     """
 
     model: nn.Module
@@ -52,7 +52,7 @@ class Prepared:
     device: str
     reason: str
     kernels: str
-    captured: CapturedStep | None = None
+    stepper: Stepper
 
 
 def prepare(config: TrainConfig) -> Prepared:
@@ -116,11 +116,15 @@ def prepare(config: TrainConfig) -> Prepared:
             f"{config.batch_size}: {error}"
         ) from error
     model.to(device)
-    optimizer, step = _optimizer(config, model), None
+    optimizer = _optimizer(config, model)
     batches: tuple[Batches, Batches] = train, test
+    stepper: Stepper = EagerStep(
+        model, optimizer, device, config.label_smoothing, config.clip_grad
+    )
     if device == "cuda":
         precision.choose(config.precision, config.deterministic)
-        batches, step = _on_gpu(config, model, optimizer, train, test, dtype)
+        batches, captured = _on_gpu(config, model, optimizer, train, test, dtype)
+        stepper = captured or stepper
     return Prepared(
         model,
         *batches,
@@ -130,7 +134,7 @@ def prepare(config: TrainConfig) -> Prepared:
         device,
         reason,
         kernels,
-        step,
+        stepper,
     )
 
 

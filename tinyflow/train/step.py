@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from tinyflow.ops import cross_entropy
 from tinyflow.optim import Optimizer, clip_grad_norm, grad_norm
 from tinyflow.retain import EDGES
 from tinyflow.signals import deferred
-from tinyflow.train.gpu.overflow import Before, first_bad_value
+from tinyflow.train.overflow import Before, first_bad_value
 
 T = TypeVar("T")
 
@@ -55,6 +55,65 @@ class StepResult:
     grad_norm: float
 
 
+Answer: TypeAlias = Callable[[], StepResult]
+"""Waits for a step and says how it went, or raises what it raised."""
+
+Look: TypeAlias = Callable[[float, Tape], None]
+"""Given the loss and the tape of a step, before the update."""
+
+
+class Stepper(Protocol):
+    """How a run does its steps: each at once, or launched and waited for later."""
+
+    def running(self) -> AbstractContextManager[None]:
+        """Where steps, and what must be in order with them, are done."""
+
+    def launch(
+        self, images: Array, labels: Array, inspected: bool = False
+    ) -> Answer | None:
+        """Start a step; None if it cannot be launched: then :meth:`eager` does it."""
+
+    def eager(
+        self, images: Array, labels: Array, inspect: Look | None = None
+    ) -> StepResult:
+        """Do a step, all of it or nothing."""
+
+
+@dataclass(frozen=True, eq=False)
+class EagerStep:
+    """Steps that are done at once, by :func:`train_step`, which says what these are."""
+
+    model: nn.Module
+    optimizer: Optimizer
+    device: str
+    label_smoothing: float = 0.0
+    clip_grad: float | None = None
+
+    def running(self) -> AbstractContextManager[None]:
+        """Anywhere."""
+        return nullcontext()
+
+    def launch(
+        self, images: Array, labels: Array, inspected: bool = False
+    ) -> Answer | None:
+        """Nothing is launched."""
+        return None
+
+    def eager(
+        self, images: Array, labels: Array, inspect: Look | None = None
+    ) -> StepResult:
+        """A step on a batch, wherever that lies."""
+        return train_step(
+            self.model,
+            asarray(images, self.device),
+            labels,
+            self.optimizer,
+            label_smoothing=self.label_smoothing,
+            clip_grad=self.clip_grad,
+            inspect=inspect,
+        )
+
+
 def train_step(
     model: nn.Module,
     images: Array,
@@ -63,7 +122,7 @@ def train_step(
     *,
     label_smoothing: float = 0.0,
     clip_grad: float | None = None,
-    inspect: Callable[[float, Tape], None] | None = None,
+    inspect: Look | None = None,
 ) -> StepResult:
     """Forward, backward, update: all of it, or nothing.
 

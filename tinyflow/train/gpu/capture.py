@@ -32,7 +32,7 @@ from tinyflow.kernels.engine import engine
 from tinyflow.kernels.geometry import Shape
 from tinyflow.ops import cross_entropy
 from tinyflow.optim import Optimizer
-from tinyflow.train.step import StepResult, train_step
+from tinyflow.train.step import Answer, Look, StepResult, train_step
 
 T = TypeVar("T")
 
@@ -55,10 +55,6 @@ class Records(Protocol):
 
     def fetch(self, array: Array) -> Callable[[], Array]:
         """Start a copy to the host of what is there now; waits for it when called."""
-
-
-Answer = Callable[[], StepResult]
-"""Waits for a step that has been launched."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +119,7 @@ class CapturedStep:
         self,
         images: Array,
         labels: Array,
-        inspect: Callable[[float, Tape], None] | None = None,
+        inspect: Look | None = None,
     ) -> StepResult:
         """One step on a batch; waits for it.
 
@@ -199,7 +195,7 @@ class CapturedStep:
         self,
         images: Array,
         labels: Array,
-        inspect: Callable[[float, Tape], None] | None = None,
+        inspect: Look | None = None,
     ) -> StepResult:
         """The step as :func:`tinyflow.train.step.train_step` does it."""
         self._eager[images.shape] += inspect is None
