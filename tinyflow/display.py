@@ -212,6 +212,7 @@ def _kind(part: Module) -> str:
         name: held
         for name, held in vars(part).items()
         if name not in ("training", "path", "name")
+        and name[0] != "_"
         and not (isinstance(held, SIMPLE) and held == usual.get(name))
     }
     return f"{type(part).__name__}({options(own)})"

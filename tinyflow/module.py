@@ -71,7 +71,7 @@ class Module:
     training: bool = True
     path: str = ""
     name: str = ""
-    spelled: bool = False
+    _spelled: bool = False
 
     def __init_subclass__(cls) -> None:
         for name, attribute in vars(cls).items():
@@ -99,7 +99,7 @@ class Module:
                 )
         tape = active_tape()
         if tape is None or tape.fuse:  # nobody looks
-            if tape is not None and not self.spelled:
+            if tape is not None and not self._spelled:
                 self._spell_paths()
             return in_module(self.forward, *args)
         names = tape.names
@@ -149,7 +149,7 @@ class Module:
     def _spell_paths(self) -> None:
         known = set()
         for path, module, all_held in self._walk(""):
-            module.path, module.spelled = path, True
+            module.path, module._spelled = path, True
             for name, held in all_held:
                 if isinstance(held, Tensor) and held.node not in known:
                     known.add(held.node)

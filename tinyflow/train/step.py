@@ -86,8 +86,8 @@ class EagerStep:
     model: nn.Module
     optimizer: Optimizer
     device: str
-    label_smoothing: float = 0.0
-    clip_grad: float | None = None
+    label_smoothing: float
+    clip_grad: float | None
 
     def running(self) -> AbstractContextManager[None]:
         """Anywhere."""
