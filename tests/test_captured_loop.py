@@ -219,7 +219,7 @@ def test_the_loop_replays_steps(
     monkeypatch.setattr(prepare, "choose_device", lambda name: ("cuda", "pretended"))
     monkeypatch.setattr(prepare, "_on_gpu", on_gpu)
     monkeypatch.setattr("tinyflow.module.asarray", lambda array, device: array)
-    monkeypatch.setattr("tinyflow.train.loop.asarray", lambda array, device: array)
+    monkeypatch.setattr("tinyflow.train.step.asarray", lambda array, device: array)
     with configured(), host_engine(gpu, HostCudnn(gpu)):
         rows, wanted = (
             train(replace(config, capture=c, output=tmp_path / str(c))).rows
