@@ -219,3 +219,13 @@ def test_list_models_prints_a_line_per_network():
     assert len(lines) == len(models.MODELS) + 1
     (line,) = [x for x in lines if x.startswith("se_resnet50 ")]
     assert "28,088,024" in line and "4.092" in line and "= se_resnet" in line
+
+
+def test_counting_puts_each_module_back_into_its_own_mode():
+    model = models.build_model("resnet20")
+    model.layer1.eval()
+    before = {path: module.training for path, module in model.named_modules()}
+    assert len(set(before.values())) == 2
+    models.count_macs(model, 32)
+    model.summary((2, 3, 32, 32))
+    assert {path: module.training for path, module in model.named_modules()} == before

@@ -23,7 +23,7 @@ from tinyflow.backend import (
     explain,
 )
 from tinyflow.kernels.engine import engine
-from tinyflow.state import fitting, needs_mapping
+from tinyflow.state import fitting, in_mode, needs_mapping
 from tinyflow.tape import Tape, active_tape
 from tinyflow.tensor import Tensor
 from tinyflow.waiting import in_module
@@ -134,16 +134,11 @@ class Module:
         """
         if shape is None:
             return display.module(self)
-        known = list(self.named_modules())
-        modes = [m.training for _, m in known]
         first = next((p.data for p in self.parameters()), np.zeros((), np.float32))
-        try:
-            with Tape() as tape:
-                self.eval()(Tensor(array_module(first).zeros(shape, first.dtype)))
-        finally:
-            for (_, m), mode in zip(known, modes, strict=True):
-                m.training = mode
-        run = {path: tape.names.get(path or "out") for path, _ in known}
+        with in_mode(self, False), Tape() as tape:
+            self(Tensor(array_module(first).zeros(shape, first.dtype)))
+        paths = (path for path, _ in self.named_modules())
+        run = {path: tape.names.get(path or "out") for path in paths}
         return display.module(self, {p: node.shape for p, node in run.items() if node})
 
     def _spell_paths(self) -> None:

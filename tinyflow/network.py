@@ -17,6 +17,7 @@ from typing import TypeAlias
 import numpy as np
 
 from tinyflow import nn
+from tinyflow.state import in_mode
 from tinyflow.tape import Tape
 from tinyflow.tensor import Tensor
 
@@ -165,11 +166,8 @@ def count_macs(model: nn.Module, image_size: int, in_channels: int = 3) -> int:
 
     Runs the network on a batch of *no* images: every shape is computed, no arithmetic.
     """
-    training = model.training
-    model.eval()
-    with Tape() as tape:
+    with in_mode(model, False), Tape() as tape:
         model(Tensor(np.zeros((0, in_channels, image_size, image_size), np.float32)))
-    model.train(training)
     macs = 0
     for node in tape.nodes:
         if node.op in ("conv2d", "linear"):

@@ -1,4 +1,4 @@
-"""Weights and optimiser state in files, and what a state must be to be loaded.
+"""Weights and optimiser state in files, what a state must be to be loaded, and modes.
 
 The format is safetensors, which holds memory: every array is written in C order.
 """
@@ -6,9 +6,10 @@ The format is safetensors, which holds memory: every array is written in C order
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,6 +17,9 @@ from tinyflow.backend import Array, array_module, asarray, asnumpy, device_of
 from tinyflow.reading import kind
 from tinyflow.tensor import plain_array, value
 from tinyflow.tensorfile import open_tensors, write_tensors
+
+if TYPE_CHECKING:
+    from tinyflow.module import Module
 
 
 def save(
@@ -139,3 +143,15 @@ def whole_number(name: str, given: Any) -> int:
     if (count := int(array.item())) < 0:
         raise ValueError(f"{name} must be 0 or more, not {count}")
     return count
+
+
+@contextmanager
+def in_mode(model: Module, training: bool) -> Iterator[None]:
+    """A model in that mode inside the block; afterwards each module in its own."""
+    before = [(module, module.training) for _, module in model.named_modules()]
+    model.train(training)
+    try:
+        yield
+    finally:
+        for module, mode in before:
+            module.training = mode

@@ -12,6 +12,7 @@ from tinyflow import nn, ops
 from tinyflow.backend import Array, array_module
 from tinyflow.lengths import exponent, trusted
 from tinyflow.retain import EDGES
+from tinyflow.state import in_mode
 from tinyflow.tape import Tape
 from tinyflow.tensor import Tensor
 
@@ -68,23 +69,20 @@ def probe(
         retain: retention level of the tape.
         watch: given the tape before the first operator, to see how far it is.
     """
-    was_training = [m.training for _, m in model.named_modules()]
     buffers = {name: b.copy() for name, b in model.named_buffers()}
     generators = [
         (m.generator, m.generator.bit_generator.state)
         for _, m in model.named_modules()
         if isinstance(m, nn.Dropout) and isinstance(m.generator, np.random.Generator)
     ]
-    model.train(training)
     x = Tensor(images, name="images")
     try:
-        with Tape(retain) as tape:
-            watch(tape)
-            loss = ops.cross_entropy(model(tape.watch(x)), labels)
-        tape.backward(loss)
+        with in_mode(model, training):
+            with Tape(retain) as tape:
+                watch(tape)
+                loss = ops.cross_entropy(model(tape.watch(x)), labels)
+            tape.backward(loss)
     finally:
-        for (_, module), mode in zip(model.named_modules(), was_training, strict=True):
-            module.training = mode
         for name, b in model.named_buffers():
             b[...] = buffers[name]
         for generator, state in generators:

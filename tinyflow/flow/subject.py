@@ -13,6 +13,7 @@ from tinyflow.flow.probe import FlowError, Probe, probe
 from tinyflow.flow.settings import as_flow_error
 from tinyflow.flow.source import Source
 from tinyflow.network import Network, count_parameters
+from tinyflow.state import in_mode
 
 Watch = Callable[[Callable[[], float]], None]
 """Given a function that says which part of the work, 0 to 1, is done."""
@@ -90,17 +91,13 @@ def count_nodes(model: nn.Module, shape: tuple[int, ...]) -> int:
 
     0 if it cannot take such a batch: it says so when it is run, or can take others.
     """
-    modes = [m.training for _, m in model.named_modules()]
     parameter = model.parameters()[0].data
     empty = np.zeros((0, *shape), parameter.dtype)
     try:
-        with Tape() as tape:
-            model.eval()(Tensor(empty))
+        with in_mode(model, False), Tape() as tape:
+            model(Tensor(empty))
     except Exception:
         return 0
-    finally:
-        for (_, module), mode in zip(model.named_modules(), modes, strict=True):
-            module.training = mode
     return len(tape.nodes)
 
 

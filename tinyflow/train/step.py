@@ -17,6 +17,7 @@ from tinyflow.ops import cross_entropy
 from tinyflow.optim import Optimizer, clip_grad_norm, grad_norm
 from tinyflow.retain import EDGES
 from tinyflow.signals import deferred
+from tinyflow.state import in_mode
 from tinyflow.train.overflow import Before, first_bad_value
 
 T = TypeVar("T")
@@ -230,21 +231,15 @@ def evaluate(model: nn.Module, loader: Batches) -> tuple[float, float]:
     The model runs in evaluation mode; then each of its modules is put back into its
     own. A GPU is waited for once, after the last batch.
     """
-    modes = [(module, module.training) for _, module in model.named_modules()]
     losses, hits = [], []
     device = next((device_of(p.data) for p in model.parameters()), "cpu")
-    model.eval()
-    try:
-        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            with served(loader.epoch(0)) as batches:
-                for images, labels in batches:
-                    logits = model(Tensor(asarray(images, device)))
-                    loss = cross_entropy(logits, labels, reduction="sum")
-                    losses.append(loss.data)
-                    hits.append(_correct(logits, labels))
-    finally:
-        for module, training in modes:
-            module.training = training
+    quiet = np.errstate(over="ignore", invalid="ignore", divide="ignore")
+    with in_mode(model, False), quiet, served(loader.epoch(0)) as batches:
+        for images, labels in batches:
+            logits = model(Tensor(asarray(images, device)))
+            loss = cross_entropy(logits, labels, reduction="sum")
+            losses.append(loss.data)
+            hits.append(_correct(logits, labels))
     found = numbers(*losses, *hits)
     n = len(losses)
     return sum(found[:n]) / len(loader.dataset), sum(found[n:]) / len(loader.dataset)
