@@ -8,6 +8,8 @@ Changes that nobody could see, once read and judged so, stand in ``mutants.txt``
 file, line and change, and are left out.
 """
 
+import ast
+import builtins
 import json
 import os
 import random
@@ -17,10 +19,10 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from contextlib import suppress
 from importlib import import_module
+from importlib.machinery import SourceFileLoader
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated
@@ -70,18 +72,44 @@ ROOMS = {  # files of the source, patterns of test files
 }
 
 
-class Tracer:
-    """A pytest plugin: which lines of some files each test runs, and for how long."""
+def marked(module, file):
+    """The module with ``__mark__((file, line))`` before each of its statements."""
+    for node in list(ast.walk(module)):
+        for name in ("body", "orelse", "finalbody"):
+            block = getattr(node, name, None)
+            for statement in block[:] if isinstance(block, list) else ():
+                match statement:
+                    case ast.ImportFrom() | ast.Expr(ast.Constant()):  # a docstring
+                        continue
+                mark = ast.parse(f"__mark__(({file!r}, {statement.lineno}))").body[0]
+                for part in ast.walk(mark):
+                    ast.copy_location(part, statement)
+                block.insert(block.index(statement), mark)
+    return module
+
+
+class Marks:
+    """A pytest plugin: which lines of some files each test runs, and for how long.
+
+    The statements of these files are compiled with a call before each of them; whatever
+    else the tests run keeps its speed, on every thread.
+    """
 
     def __init__(self, tree, files):
         self.files = {str(tree / f): f for f in files}
         self.now, self.lines, self.seconds = set(), {}, {}
 
-    def trace(self, frame, event, argument):
-        file = self.files.get(frame.f_code.co_filename)
-        if file and event == "line":
-            self.now.add((file, frame.f_lineno))
-        return self.trace if file else None
+    def install(self):
+        """From now on, modules are compiled with marks."""
+        builtins.__mark__ = self.now.add
+        compiled = SourceFileLoader.source_to_code
+
+        def source_to_code(loader, data, path, **options):
+            if path in self.files:
+                data = marked(ast.parse(data), self.files[path])
+            return compiled(loader, data, path, **options)
+
+        SourceFileLoader.source_to_code = source_to_code
 
     def pytest_runtest_logreport(self, report):
         # What setup runs belongs to every test of the module: fixtures are shared.
@@ -92,7 +120,7 @@ class Tracer:
         self.seconds[test] = self.seconds.get(test, 0) + report.duration
 
 
-def forked(tree, tests, limit=None, tracer=None):
+def forked(tree, tests, limit=None, marks=None):
     """The exit status of pytest in a child with modules loaded; None if late."""
     child = os.fork()
     if child == 0:
@@ -106,14 +134,13 @@ def forked(tree, tests, limit=None, tracer=None):
                 del sys.modules[name]
             for stream in (1, 2):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
-            for settrace in (sys.settrace, threading.settrace) if tracer else ():
-                settrace(tracer.trace)
+            if marks:
+                marks.install()
             options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:warnings"]
-            code = int(pytest.main([*options, *tests], [tracer] if tracer else []))
-            sys.settrace(None)
-            if tracer:
-                lines = {at: sorted(found) for at, found in tracer.lines.items()}
-                Path("lines.json").write_text(json.dumps([lines, tracer.seconds]))
+            code = int(pytest.main([*options, *tests], [marks] if marks else []))
+            if marks:
+                lines = {at: sorted(found) for at, found in marks.lines.items()}
+                Path("lines.json").write_text(json.dumps([lines, marks.seconds]))
         finally:
             os._exit(code)
     end = time.monotonic() + limit if limit else float("inf")
@@ -179,7 +206,7 @@ def try_room(room, count, seed, jobs, without, folder):
     left_out = set(without.split(","))
     tests = [f"tests/{n}" for n in sorted(found) if not left_out & set(n.split("_"))]
     tree = copy_tree(folder)
-    if code := forked(tree, tests, None, Tracer(tree, files)):
+    if code := forked(tree, tests, None, Marks(tree, files)):
         sys.exit(f"the tests of {room} fail as they are ({code}): {' '.join(tests)}")
     lines, seconds = json.loads((tree / "lines.json").read_text())
     known = EQUIVALENT.read_text().splitlines() if EQUIVALENT.exists() else []
