@@ -27,13 +27,21 @@ from __future__ import annotations
 import os
 import statistics
 import time
-from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import typer
 
 from benchmarks import conv_reference
+from benchmarks.kernels_peers import (
+    Calls,
+    import_torch,
+    torch_conv_calls,
+    torch_map_calls,
+    torch_pool_calls,
+    torch_sgd_calls,
+)
+from benchmarks.layers import MAPS, NETS, POOLS, Layer
 from tinyflow.kernels.engine import PLAIN
 from tinyflow.kernels.geometry import Conv, Window
 from tinyflow.kernels.layout import swap
@@ -41,82 +49,9 @@ from tinyflow.kernels.native import library
 from tinyflow.kernels.plain.scratch import keep_freed_memory
 from tinyflow.kernels.table import Engine
 
-
-class Layer(NamedTuple):
-    """A square convolution and how often the network has it."""
-
-    count: int
-    c: int
-    k: int
-    size: int
-    kernel: int = 3
-    stride: int = 1
-
-    def __str__(self) -> str:
-        """Like ``3x3/2 128>128 @8``."""
-        step = f"/{self.stride}" if self.stride > 1 else ""
-        return f"{self.kernel}x{self.kernel}{step} {self.c}>{self.k} @{self.size}"
-
-
-NETS = {
-    "resnet20": [
-        Layer(1, 3, 16, 32),
-        Layer(6, 16, 16, 32),
-        Layer(1, 16, 32, 32, stride=2),
-        Layer(5, 32, 32, 16),
-        Layer(1, 32, 64, 16, stride=2),
-        Layer(5, 64, 64, 8),
-    ],
-    "resnet50": [
-        Layer(1, 3, 64, 32, 7, 2),
-        Layer(1, 64, 64, 8, 1),
-        Layer(2, 256, 64, 8, 1),
-        Layer(3, 64, 64, 8),
-        Layer(4, 64, 256, 8, 1),
-        Layer(1, 256, 128, 8, 1),
-        Layer(3, 512, 128, 4, 1),
-        Layer(1, 128, 128, 8, stride=2),
-        Layer(3, 128, 128, 4),
-        Layer(4, 128, 512, 4, 1),
-        Layer(1, 256, 512, 8, 1, 2),
-        Layer(1, 512, 256, 4, 1),
-        Layer(5, 1024, 256, 2, 1),
-        Layer(1, 256, 256, 4, stride=2),
-        Layer(5, 256, 256, 2),
-        Layer(6, 256, 1024, 2, 1),
-        Layer(1, 512, 1024, 4, 1, 2),
-        Layer(1, 1024, 512, 2, 1),
-        Layer(2, 2048, 512, 1, 1),
-        Layer(1, 512, 512, 2, stride=2),
-        Layer(2, 512, 512, 1),
-        Layer(3, 512, 2048, 1, 1),
-        Layer(1, 1024, 2048, 2, 1, 2),
-    ],
-    "vgg19": [
-        Layer(1, 3, 64, 32),
-        Layer(1, 64, 64, 32),
-        Layer(1, 64, 128, 16),
-        Layer(1, 128, 128, 16),
-        Layer(1, 128, 256, 8),
-        Layer(3, 256, 256, 8),
-        Layer(1, 256, 512, 4),
-        Layer(3, 512, 512, 4),
-        Layer(4, 512, 512, 2),
-    ],
-}
-
-MAPS = {  # channels and size: a large map and a small one
-    "resnet20": [(16, 32), (64, 8)],
-    "resnet50": [(256, 8), (2048, 1)],
-    "vgg19": [(64, 32), (512, 4)],
-}
-POOLS = {"resnet50": (64, 16, 3, 2, 1), "vgg19": (64, 32, 2, 2, 0)}
-"""Channels, size, kernel, stride and padding of the first maximum."""
-
 SMALL, SMALL_BATCH = Layer(1, 16, 16, 16), 8
 
 PASSES = ("output", "dx", "dw")
-Calls = dict[str, Callable[[], Any]]
 
 
 def engines() -> dict[str, Engine]:
@@ -194,36 +129,6 @@ def map_calls(engine: Engine, c: int, size: int, batch: int) -> Calls:
     }
 
 
-def torch_map_calls(torch: Any, c: int, size: int, batch: int, form: Any) -> Calls:
-    """Those of them that PyTorch has."""
-    aten = torch.ops.aten
-    x = torch.randn(batch, c, size, size).to(memory_format=form)
-    g, weight, bias = torch.randn_like(x), torch.ones(c), torch.zeros(c)
-    none = (None, None)
-    y, mean, invstd = aten.native_batch_norm(x, weight, bias, *none, True, 0.1, 1e-5)
-    y = y.relu()
-    var = torch.ones(c)
-
-    def forward() -> None:
-        aten.native_batch_norm(x, weight, bias, *none, True, 0.1, 1e-5)[0].relu_()
-
-    def normalize() -> None:
-        found = aten.native_batch_norm(x, weight, bias, mean, var, False, 0.1, 1e-5)
-        found[0].relu_()
-
-    def backward() -> None:
-        sent = aten.threshold_backward(g, y, 0)
-        saved = (weight, *none, mean, invstd, True, 1e-5, [True, True, True])
-        aten.native_batch_norm_backward(sent, x, *saved)
-
-    return {
-        "normalize+relu": normalize,
-        "bn+relu": forward,
-        "bn+relu backward": backward,
-        "relu grad": lambda: aten.threshold_backward(g, y, 0),
-    }
-
-
 def pool_calls(engine: Engine, batch: int, pool: tuple[int, ...]) -> Calls:
     """A maximum over windows and its gradient."""
     c, size, kernel, stride, padding = pool
@@ -236,20 +141,6 @@ def pool_calls(engine: Engine, batch: int, pool: tuple[int, ...]) -> Calls:
     }
 
 
-def torch_pool_calls(torch: Any, batch: int, pool: tuple[int, ...], form: Any) -> Calls:
-    """The same in PyTorch."""
-    c, size, kernel, stride, padding = pool
-    how = ([kernel] * 2, [stride] * 2, [padding] * 2, [1, 1], False)
-    aten = torch.ops.aten
-    x = torch.randn(batch, c, size, size).to(memory_format=form)
-    y, indices = aten.max_pool2d_with_indices(x, *how)
-    back = aten.max_pool2d_with_indices_backward
-    return {
-        "max pool": lambda: aten.max_pool2d_with_indices(x, *how),
-        "max pool dx": lambda: back(y, x, *how, indices),
-    }
-
-
 def sgd_calls(engine: Engine, layers: list[Layer]) -> Calls:
     """A step with momentum and weight decay on the weights of all convolutions."""
     entries = []
@@ -258,41 +149,6 @@ def sgd_calls(engine: Engine, layers: list[Layer]) -> Calls:
         entries += [tuple(array(*shape) for _ in "pgb") for _ in range(layer.count)]
     how = {"lr": 1e-6, "decay": 1e-4, "momentum": 0.9, "share": 1, "nesterov": False}
     return {"sgd": lambda: engine.sgd(entries, [how] * len(entries))}
-
-
-def torch_sgd_calls(torch: Any, layers: list[Layer], form: Any) -> Calls:
-    """The same in PyTorch, fused."""
-    weights = []
-    for layer in layers:
-        for _ in range(layer.count):
-            w = torch.randn(layer.k, layer.c, layer.kernel, layer.kernel)
-            w = w.to(memory_format=form).requires_grad_()
-            w.grad = torch.randn_like(w)
-            weights.append(w)
-    step = torch.optim.SGD(
-        weights, lr=1e-6, momentum=0.9, weight_decay=1e-4, fused=True
-    ).step
-    return {"sgd": step}
-
-
-def torch_conv_calls(torch: Any, layer: Layer, batch: int, form: Any) -> Calls:
-    """The same passes in PyTorch."""
-    pair, p = [layer.stride] * 2, [layer.kernel // 2] * 2
-    x = torch.randn(batch, layer.c, layer.size, layer.size)
-    w = torch.randn(layer.k, layer.c, layer.kernel, layer.kernel)
-    x, w = x.to(memory_format=form), w.to(memory_format=form)
-    g = torch.conv2d(x, w, stride=pair, padding=p)
-
-    def backward(dx: bool, dw: bool) -> Any:
-        return torch.ops.aten.convolution_backward(
-            g, x, w, None, pair, p, [1, 1], False, [0, 0], 1, [dx, dw, False]
-        )
-
-    return {
-        "output": lambda: torch.conv2d(x, w, stride=pair, padding=p),
-        "dx": lambda: backward(True, False),
-        "dw": lambda: backward(False, True),
-    }
 
 
 def measure(calls: Calls, gap: float, repeat: int) -> dict[str, list[float]]:
@@ -385,16 +241,6 @@ class Clock(NamedTuple):
         for step in found["numpy"]:
             times = {n: [t[step]] if step in t else [] for n, t in found.items()}
             print_row(f"{step} {label}", times)
-
-
-def import_torch() -> Any:
-    """PyTorch, or None with a note."""
-    try:
-        import torch
-    except ImportError:
-        print("PyTorch is not installed: tinyflow's times only.")
-        return None
-    return torch
 
 
 def main(

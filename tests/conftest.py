@@ -8,9 +8,10 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 import tinyflow
-from tests.cupy_array import Machine
-from tests.cupy_standin import install
-from tests.gpu_host import gpu_or_skip
+from tests import ROOT
+from tests.fakes.host_gpu import gpu_or_skip
+from tests.fakes.strict_array import Machine
+from tests.fakes.strict_cupy import install
 from tinyflow.kernels.cuda.engine import cuda_engine
 from tinyflow.kernels.cuda.settings import CONVOLUTIONS, configured
 from tinyflow.kernels.engine import PLAIN, forced
@@ -31,7 +32,7 @@ settings.register_profile(
     max_examples=1000,
 )
 # The folder models/ is tinyflow.models, as train.py and an installation have it.
-tinyflow.__path__.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+tinyflow.__path__.append(str(ROOT))
 # What nohup or a shell without job control starts ignores signals, and its children do.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 import models
-from tests.test_train import tiny
+from tests.train.small import tiny
 from tinyflow import reading
 from tinyflow.commands import analyze
 from tinyflow.flow import FlowError

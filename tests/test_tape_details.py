@@ -341,3 +341,10 @@ def test_new_data_of_another_shape_or_dtype(new):
     tape.backward(loss)
     assert (x.node.shape, x.node.dtype) == (new.shape, new.dtype)
     assert x.grad.dtype == new.dtype and x.grad.tolist() == [2] * len(new)
+
+
+def test_ops_outside_a_tape_compute_and_record_nothing():
+    x = leaf(1.0, 2.0, 3.0)
+    y = ops.exp(x) + np.ones(3)
+    assert np.allclose(y.data, np.exp(x.data) + 1) and not y.requires_grad
+    assert np.allclose((np.ones(3) + x).data, 1 + x.data)

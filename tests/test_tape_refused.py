@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.cupy_array import Machine
+from tests.fakes.strict_array import Machine
 from tinyflow import Tape, TapeError, Tensor, ops, sweep
 from tinyflow.backend import asarray
 from tinyflow.node import l2_norm

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 import models
-from tests.cuda_host import emulator
-from tests.gpu_host import host_engine, near
-from tests.test_ops_table import values_and_gradients
+from tests.fakes.cuda_host import emulator
+from tests.fakes.host_gpu import host_engine, near
+from tests.ops.test_table import values_and_gradients
 from tinyflow import Tape, Tensor, nn, ops
 from tinyflow.kernels.engine import PLAIN, engine, forced
 from tinyflow.ops.stack import ChannelStack

@@ -1,0 +1,129 @@
+"""Data sets, augmentation and batches.
+
+Real CIFAR-10 and MNIST are tested where the environment variable TINYFLOW_DATA
+names a folder that holds ``cifar-10-batches-bin/`` or ``mnist/``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.data.files import cifar_rows, tiny, write_batch, write_mnist
+from tinyflow.data import (
+    DATASETS,
+    DataError,
+    Dataset,
+    load_cifar10,
+    load_dataset,
+    load_mnist,
+    make_shapes,
+)
+
+
+def test_dataset_describes_itself() -> None:
+    data = tiny(7, 1, 6)
+    assert len(data) == 7
+    assert (data.num_classes, data.image_size, data.in_channels) == (5, 6, 1)
+
+
+def test_limit_keeps_the_first_images() -> None:
+    data = tiny(7)
+    first = data.limit(3)
+    assert len(first) == 3
+    np.testing.assert_array_equal(first.images, data.images[:3])
+    np.testing.assert_array_equal(first.labels, data.labels[:3])
+    assert len(data.limit(7)) == 7
+
+
+@pytest.mark.parametrize("n", [-1, 0, 8])
+def test_limit_out_of_range(n: int) -> None:
+    with pytest.raises(DataError, match=f"tiny has 7 images, so a limit of {n} "):
+        tiny(7).limit(n)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"images": np.zeros((2, 3, 8, 8), np.float32)}, "must be uint8"),
+        ({"images": np.zeros((2, 8, 8), np.uint8)}, r"\(N, C, H, W\)"),
+        ({"images": np.zeros((2, 3, 8, 6), np.uint8)}, "square, not 8x6"),
+        ({"labels": np.zeros(2, np.int32)}, "labels must be int64"),
+        ({"labels": np.zeros(3, np.int64)}, r"labels must be int64 of shape \(2,\)"),
+        ({"labels": np.array([0, 2])}, "image 1 has label 2, but .* 0 to 1"),
+        ({"labels": np.array([-1, 0])}, "image 0 has label -1"),
+        ({"mean": (0.5,)}, "each of the 3 channels, not 1 and 3"),
+        ({"std": (0.5, 0.5)}, "each of the 3 channels, not 3 and 2"),
+        ({"std": (0.5, 0.5, 0.0)}, "std must be positive"),
+    ],
+)
+def test_dataset_checks_its_parts(change: dict[str, Any], message: str) -> None:
+    parts: dict[str, Any] = {
+        "name": "x",
+        "images": np.zeros((2, 3, 8, 8), np.uint8),
+        "labels": np.zeros(2, np.int64),
+        "classes": ("a", "b"),
+        "mean": (0.5, 0.5, 0.5),
+        "std": (0.5, 0.5, 0.5),
+    }
+    Dataset(**parts)
+    with pytest.raises(DataError, match=message):
+        Dataset(**(parts | change))
+
+
+# --- load_dataset --------------------------------------------------------------
+
+
+def test_unknown_name_lists_the_names() -> None:
+    with pytest.raises(DataError) as caught:
+        load_dataset("imagenet", None)
+    assert all(name in str(caught.value) for name in DATASETS)
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_unknown_split(name: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no split called 'valid': choose 'train'"):
+        load_dataset(name, tmp_path, "valid")
+
+
+@pytest.mark.parametrize("load", [load_cifar10, load_mnist])
+def test_loaders_check_the_split(load: Callable[..., Dataset], tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no split 'valid'"):
+        load(tmp_path, "valid")
+
+
+@pytest.mark.parametrize("name", ["cifar10", "mnist"])
+def test_files_need_a_folder(name: str) -> None:
+    with pytest.raises(DataError, match="no data folder was given"):
+        load_dataset(name)
+
+
+def test_load_dataset_passes_its_arguments_on(tmp_path: Path) -> None:
+    shapes = load_dataset("shapes", None, "test", seed=3, limit=20)
+    np.testing.assert_array_equal(
+        shapes.images, make_shapes("test", seed=3, limit=20).images
+    )
+    write_mnist(tmp_path, "t10k", 5)
+    assert len(load_dataset("mnist", tmp_path, "test", seed=0, limit=4)) == 4
+    write_batch(tmp_path / "test_batch.bin.xz", cifar_rows(1))
+    assert len(load_dataset("cifar10", tmp_path, "test", limit=4)) == 4
+
+
+@pytest.mark.parametrize("name", ["cifar10", "mnist"])
+def test_unreadable_file(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_mnist(tmp_path, "t10k")
+    (tmp_path / "test_batch.bin").touch()
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError("refused")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(DataError, match=r"cannot be read \(refused\): check"):
+        load_dataset(name, tmp_path, "test")

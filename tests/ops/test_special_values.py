@@ -1,0 +1,229 @@
+"""Zeros, denormal and huge numbers, infinities and NaN: PyTorch's answer, every engine.
+
+As inputs and as cotangents. What a mask stops is stopped, whatever it is.
+"""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+# ruff: noqa: F401, F811
+from tests.kernels.engines import case, small
+from tests.kernels.native.built import native
+from tinyflow import Tape, Tensor, nn, ops
+
+INF, NAN = np.inf, np.nan
+
+
+# -- special values against PyTorch ------------------------------------------------
+
+
+def specials(dtype: Any) -> np.ndarray:
+    """Zeros, the smallest, borders of operators and of exp, the largest, ±∞, NaN."""
+    about = np.finfo(dtype)
+    numbers = [0, about.smallest_subnormal, about.tiny, about.eps, 1e-3, 0.5, 1, 2, 3]
+    numbers += [3 - 4 * about.eps, 6, 6.5, 10, 17, 20, 50, 87, 104, 700, 1e10]
+    numbers += [np.sqrt(float(about.max)), about.max, INF, NAN]
+    return np.array([*numbers, *(-x for x in numbers)], dtype)
+
+
+def both(function: Any, theirs: Any, inputs: list[np.ndarray], u: np.ndarray) -> Any:
+    """Value and gradients here, and in PyTorch."""
+    torch = pytest.importorskip("torch")
+    ours = [Tensor(x.copy(), requires_grad=True) for x in inputs]
+    with Tape(fuse=True) as tape:
+        y = function(*ours)
+    tape.backward(y, u.copy())
+    other = [torch.tensor(x.copy(), requires_grad=True) for x in inputs]
+    z = theirs(*other)
+    z.backward(torch.from_numpy(u.copy()))
+    return zip(
+        [y.data, *(x.grad for x in ours)],
+        [z.detach().numpy(), *(x.grad.numpy() for x in other)],
+        strict=True,
+    )
+
+
+def alike(ours: np.ndarray, theirs: np.ndarray, noise: np.ndarray | float = 0) -> None:
+    """Equal, NaN included, up to rounding; `noise` is what PyTorch's rounding loses."""
+    about = np.finfo(theirs.dtype)
+    with np.errstate(all="ignore"):
+        near = abs(ours - theirs) <= 64 * about.eps * abs(theirs) + noise + about.tiny
+    same = near | (ours == theirs) | (np.isnan(ours) & np.isnan(theirs))
+    if not same.all():
+        wrong = np.argwhere(~same)[:5]
+        pytest.fail("\n".join(f"{w}: {ours[*w]} {theirs[*w]}" for w in wrong))
+
+
+def torch_function(name: str) -> Any:
+    torch = pytest.importorskip("torch")
+    return getattr(torch, name, None) or getattr(torch.nn.functional, name)
+
+
+UNARY = "neg exp log sqrt relu relu6 sigmoid tanh silu hardswish".split()
+SMOOTH = ("sigmoid", "tanh", "silu")
+"""Whose slope PyTorch takes of the rounded value: it loses what 1 - y cancels."""
+
+
+@pytest.mark.parametrize("name", UNARY)
+def test_special_values(case, name):
+    values = specials(case.dtype)
+    x, u = np.meshgrid(values, values, indexing="ij")
+    value, grad = both(getattr(ops, name), torch_function(name), [x], u)
+    alike(*value)
+    ours, theirs = grad
+    if name in SMOOTH:
+        eps = np.finfo(case.dtype).eps
+        held = np.isfinite(u)  # an infinite cotangent times a slope they round to 0
+        alike(ours[held], theirs[held], 8 * eps * abs(u[held]) * (1 + (name == "silu")))
+    else:
+        alike(ours, theirs)
+
+
+@pytest.mark.parametrize("p", [0, 1, 2, 3, -1, -2, 0.5, -0.5, 2.5, INF])
+def test_special_values_of_powers(case, p):
+    values = specials(case.dtype)
+    x, u = np.meshgrid(values, values, indexing="ij")
+    torch_pow = torch_function("pow")
+    for pair in both(lambda x: x**p, lambda x: torch_pow(x, p), [x], u):
+        alike(*pair)
+
+
+@pytest.mark.parametrize("name", ["add", "sub", "mul", "div"])
+@pytest.mark.parametrize("u", [1.0, 0.0, INF, NAN, -2.0])
+def test_special_values_of_two(case, name, u):
+    a, b = np.meshgrid(*[specials(case.dtype)] * 2, indexing="ij")
+    cotangent = np.full(a.shape, u, case.dtype)
+    for pair in both(getattr(ops, name), torch_function(name), [a, b], cotangent):
+        alike(*pair)
+
+
+ROWS = [
+    [1, 2, 3, 4], [INF, 1, 2, 3], [-INF, 1, 2, 3], [-INF] * 4, [INF] * 4,
+    [INF, -INF, 0, 1], [NAN, 1, 2, 3], [1, 2, 3, NAN], [3, 3, 1, 0],
+    [1e38, 1e38, -1e38, 0], [100, 0, -100, -50], [0, -0.0, 0, -0.0], [NAN, INF, NAN, 0],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("row", ROWS, ids=str)
+def test_special_values_in_rows(case, row):
+    torch = pytest.importorskip("torch")
+    x, functional = np.array([row], case.dtype), torch.nn.functional
+    for name in ("sum", "mean", "amax", "softmax", "log_softmax"):
+        ours = getattr(ops, name)
+        theirs = getattr(torch, name, None) or getattr(functional, name)
+        for first in (1.0, 0.0) if name == "amax" else (1.0, INF, NAN):
+            u = np.ones(ours(Tensor(x), dim=1).shape, case.dtype)
+            u.flat[0] = first
+            call = (lambda t, f=ours: f(t, dim=1)), (lambda t, f=theirs: f(t, dim=1))
+            for pair in both(*call, [x], u):
+                alike(*pair, noise=4 * np.finfo(case.dtype).eps)
+    for smoothing in (0.0, 0.1, 1.0):
+        for target in (0, 1):
+            how = {"label_smoothing": smoothing}
+            label = np.array([target])
+            call = (
+                lambda t, y=label, how=how: ops.cross_entropy(t, y, **how),
+                lambda t, y=label, how=how: functional.cross_entropy(
+                    t, torch.from_numpy(y), **how
+                ),
+            )
+            for pair in both(*call, [x], np.ones((), case.dtype)):
+                alike(*pair, noise=4 * np.finfo(case.dtype).eps)
+
+
+@pytest.mark.parametrize("special", [INF, -INF, NAN])
+@pytest.mark.parametrize("u", [1.0, INF, NAN])
+def test_special_values_in_maps(case, special, u):
+    functional = pytest.importorskip("torch").nn.functional
+    x = np.random.default_rng(0).normal(size=(2, 3, 5, 6)).astype(case.dtype)
+    x[0, 1, 2, 3] = x[1, 0, 0, 0] = special
+    for name in ("max_pool2d", "avg_pool2d"):
+        for how in ({"kernel_size": 2}, {"kernel_size": 3, "stride": 2, "padding": 1}):
+            call = (
+                lambda t, n=name, how=how: getattr(ops, n)(t, **how),
+                lambda t, n=name, how=how: getattr(functional, n)(t, **how),
+            )
+            cotangent = np.ones(call[0](Tensor(x)).shape, case.dtype)
+            cotangent[0, 1, 1, 1] = cotangent[1, 2, 0, 0] = u
+            for pair in both(*call, [x], cotangent):
+                alike(*pair, noise=1e-6)
+
+
+@pytest.mark.parametrize("special", [INF, -INF, NAN])
+@pytest.mark.parametrize("relu", [False, True])
+def test_a_special_value_shows_in_normalisation(case, special, relu):
+    """In its channel, statistics included, and in no other."""
+    torch = pytest.importorskip("torch")
+    functional = torch.nn.functional
+    x = np.random.default_rng(0).normal(size=(2, 3, 5, 6)).astype(case.dtype)
+    x[0, 1, 2, 3] = special
+    running = [np.zeros(3, case.dtype), np.ones(3, case.dtype)]
+    theirs = [torch.from_numpy(r.copy()) for r in running]
+
+    def norm(t):
+        y = functional.batch_norm(t, *theirs, training=True)
+        return functional.relu(y) if relu else y
+
+    class Net(nn.Module):
+        def forward(self, t):
+            y = ops.batch_norm(t, *running, training=True)
+            return ops.relu(y) if relu else y
+
+    u = np.random.default_rng(1).normal(size=x.shape).astype(case.dtype)
+    for pair in both(Net(), norm, [x], u):
+        alike(*pair, noise=1e-5)
+    for r, t in zip(running, theirs, strict=True):
+        alike(r, t.numpy(), noise=1e-6)
+
+
+# -- masks select ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bad", [INF, -INF, NAN])
+def test_what_a_mask_stops_is_stopped(case, bad):
+    """An infinite or undefined number is not multiplied with 0."""
+    x = np.array([-7.0, -1.0, 2.0, 8.0], case.dtype)
+    passed = {
+        "relu": (ops.relu, [0, 0, 1, 1]),
+        "relu6": (ops.relu6, [0, 0, 1, 0]),
+        "hardswish": (ops.hardswish, [0, 1, 1, 1]),
+        "amax": (lambda t: ops.amax(t, 0, keepdim=True), [0, 0, 0, 1]),
+    }
+    for name, (function, kept) in passed.items():
+        t = Tensor(x, requires_grad=True)
+        with Tape() as tape:
+            y = function(t)
+        tape.backward(y, np.full(y.shape, bad, case.dtype))
+        assert (np.isfinite(t.grad) == (np.array(kept) == 0)).all(), name
+        assert (t.grad[np.array(kept) == 0] == 0).all(), name
+
+
+def test_relu_before_a_root(case):
+    x = Tensor(np.array([-1.0, 4.0], case.dtype), requires_grad=True)
+    with Tape() as tape:
+        y = ops.sum(ops.sqrt(ops.relu(x)))
+    tape.backward(y)
+    np.testing.assert_array_equal(x.grad, [0, 0.25])
+
+
+@pytest.mark.parametrize("bad", [INF, NAN])
+def test_dropout_drops_what_is_not_a_number(case, bad):
+    x = Tensor(np.full((50, 50), bad, case.dtype), requires_grad=True)
+    with Tape() as tape:
+        y = ops.dropout(x, 0.5, generator=np.random.default_rng(0))
+    tape.backward(y, np.full(x.shape, bad, case.dtype))
+    dropped = y.data == 0
+    assert 0.4 < dropped.mean() < 0.6 and not np.isfinite(y.data[~dropped]).any()
+    np.testing.assert_array_equal(x.grad == 0, dropped)
+
+
+@pytest.mark.parametrize("kernel", ["relu_grad", "masked"])
+def test_masks_of_kernels(small, kernel):
+    """0 where the ReLU's output is 0, whatever arrives; else that, at a NaN too."""
+    y, g = np.meshgrid([0.0, 1e-40, 2.0, INF, NAN], [1.0, -2.0, INF, -INF, NAN])
+    y, g = (np.tile(a.astype("f4"), (8, 4)) for a in (y, g))
+    with np.errstate(invalid="ignore"):
+        got = small(kernel, g, y)
+    np.testing.assert_array_equal(got, np.where(y == 0, 0, g))
