@@ -147,7 +147,13 @@ def sgd_calls(engine: Engine, layers: list[Layer]) -> Calls:
     for layer in layers:
         shape = layer.kernel, layer.kernel, layer.k, layer.c
         entries += [tuple(array(*shape) for _ in "pgb") for _ in range(layer.count)]
-    how = {"lr": 1e-6, "decay": 1e-4, "momentum": 0.9, "share": 1, "nesterov": False}
+    how = {
+        "lr": 1e-6,
+        "decay": 1e-4,
+        "momentum": 0.9,
+        "dampening": 0,
+        "nesterov": False,
+    }
     return {"sgd": lambda: engine.sgd(entries, [how] * len(entries))}
 
 

@@ -65,8 +65,8 @@ class Table:
         body = "".join(
             "<tr>"
             + "".join(
-                f'<td style="white-space:pre;{how}">{html.escape(_written(cell))}</td>'
-                for cell, how in zip(row, style, strict=True)
+                f'<td style="white-space:pre;{css}">{html.escape(_written(cell))}</td>'
+                for cell, css in zip(row, style, strict=True)
             )
             + "</tr>"
             for row in self.rows

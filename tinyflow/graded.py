@@ -53,9 +53,11 @@ def graded(
                 if (factor := scale.get(edge, 1.0)) != 1.0:
                     message = message * factor
                 step = steps.get(edge)
-                at = total if step is None else _advance(total, step, cap)
+                crossed = total if step is None else _advance(total, step, cap)
                 there = pending.setdefault(edge.producer, {})
-                there[at] = message if at not in there else there[at] + message
+                there[crossed] = (
+                    message if crossed not in there else there[crossed] + message
+                )
     return dict(sorted(pending.get(goal, {}).items()))
 
 

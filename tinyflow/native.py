@@ -15,7 +15,7 @@ def main() -> int:
     try:
         settings()
         path = build()
-        library, how = load()
+        library, reason = load()
     except DeviceError as error:
         print(error, file=sys.stderr)
         return 2 if isinstance(error, SettingError) else 1
@@ -23,7 +23,7 @@ def main() -> int:
         print("interrupted; nothing was built", file=sys.stderr)
         return 130
     back = "" if library is None else "; TINYFLOW_ENGINE=numpy goes back to NumPy alone"
-    print(f"built {path}\n{how}{back}")
+    print(f"built {path}\n{reason}{back}")
     return 0
 
 

@@ -230,7 +230,7 @@ class SGD(Optimizer):
             "lr": self.lr,
             "decay": self.weight_decay,
             "momentum": self.momentum,
-            "share": 1 - self.dampening if t > 1 else 1.0,  # the buffer starts as g
+            "dampening": self.dampening if t > 1 else 0.0,  # the buffer starts as g
             "nesterov": self.nesterov,
         }
 

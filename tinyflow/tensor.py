@@ -236,15 +236,15 @@ class Tensor(Methods):
 
     __hash__ = object.__hash__  # a tensor is a key by identity
 
-    def _compare(self, other: Any, how: Callable[[Any, Any], Any]) -> Any:
-        return how(self.data, value(other))  # entry by entry, an array of truths
+    def _compare(self, other: Any, compare: Callable[[Any, Any], Any]) -> Any:
+        return compare(self.data, value(other))  # entry by entry, an array of truths
 
-    __eq__: Any = partialmethod(_compare, how=eq)
-    __ne__: Any = partialmethod(_compare, how=ne)
-    __lt__: Any = partialmethod(_compare, how=lt)
-    __le__: Any = partialmethod(_compare, how=le)
-    __gt__: Any = partialmethod(_compare, how=gt)
-    __ge__: Any = partialmethod(_compare, how=ge)
+    __eq__: Any = partialmethod(_compare, compare=eq)
+    __ne__: Any = partialmethod(_compare, compare=ne)
+    __lt__: Any = partialmethod(_compare, compare=lt)
+    __le__: Any = partialmethod(_compare, compare=le)
+    __gt__: Any = partialmethod(_compare, compare=gt)
+    __ge__: Any = partialmethod(_compare, compare=ge)
 
 
 def _can_learn(array: Array, name: str) -> None:

@@ -129,14 +129,14 @@ def numerical_gradient(
     grads = []
     for x in xs:
         grad = xp.zeros_like(x)
-        for at in np.ndindex(x.shape):
-            middle, sides = float(x[at]), []
+        for index in np.ndindex(x.shape):
+            middle, sides = float(x[index]), []
             for sign in (1, -1):
-                x[at] = middle + sign * eps
+                x[index] = middle + sign * eps
                 y = _value(function, [x.copy() for x in xs])
                 sides.append(float((u * y).sum()))
-            x[at] = middle
-            grad[at] = (sides[0] - sides[1]) / (2 * eps)
+            x[index] = middle
+            grad[index] = (sides[0] - sides[1]) / (2 * eps)
         grads.append(grad)
     return tuple(grads)
 

@@ -211,3 +211,43 @@ def test_a_sweep_is_as_long_as_both_nets_of_every_depth_and_seed(monkeypatch):
 def test_a_folder_is_complete_when_its_files_are_kept(kept, tmp_path):
     claimed = SimpleNamespace(claim=tmp_path, path=tmp_path, kept=kept)
     assert report.Folder(claimed).complete is kept
+
+
+def test_a_leaf_is_no_block_whatever_it_is_called():
+    with Tape("edges") as tape:
+        x = mark(mark(Tensor(ONE, requires_grad=True), "b.in"), "b.H")
+        y = x * 2.0
+    tape.backward(y, ONE)
+    assert "b.H" in tape.names and tape.names["b.H"].index < 0
+    with pytest.raises(flow.FlowError, match="no blocks found"):
+        flow.block_terms(tape)
+
+
+def test_a_layer_may_pass_a_map_over():
+    """Only the first and the third read x0: from the second on, 16 comes to it."""
+    with Tape("edges") as tape:
+        x0, x1 = (
+            mark(Tensor(np.ones((1, 1)), requires_grad=True) * 1.0, f"d.x{j}")
+            for j in range(2)
+        )
+        parts = ops.concat([x0, x1], 1), x1 * 1.0, ops.concat([x0, x1], 1)
+        factors = np.array([[1.0, 2.0]]), 4.0, np.array([[16.0, 32.0]])
+        y = ops.sum(ops.concat([p * f for p, f in zip(parts, factors, strict=True)], 1))
+    tape.backward(y)
+    (found,) = flow.dense_terms(tape)
+    np.testing.assert_array_equal(found.norms, [[1, np.nan, 16], [2, 4, 32]])
+    assert found.state_norms == [17.0, pytest.approx(math.hypot(16, 36), rel=1e-15)]
+
+
+def test_depths_are_measured_in_training_mode_unless_told():
+    images, labels = np.ones((2, 3, 8, 8)), np.array([0, 1])
+    images[1, :, :4] = -1
+
+    def first(**options):
+        how = {"find": models.find, "seeds": [0], "images": images, "labels": labels}
+        (point,) = depth.iter_depths(
+            [20], ["resnet"], dtype="float64", **how, **options
+        )
+        return point.weight
+
+    assert first() == first(training=True) != first(training=False)

@@ -171,6 +171,17 @@ def test_operators_are_counted_on_no_images():
     assert [m.training for _, m in model.named_modules()] == [True, True, False]
 
 
+def test_a_network_that_takes_no_empty_batch_has_0_operators_to_count():
+    class Picky(nn.Module):
+        def __init__(self):
+            self.fc = nn.Linear(3, 3, rng=np.random.default_rng(0))
+
+        def forward(self, x):
+            raise ValueError("an empty batch")
+
+    assert count_nodes(Picky(), (3,)) == 0
+
+
 def test_backward_is_two_thirds_of_a_probe():
     x = Tensor(np.ones(3), requires_grad=True)
     with Tape("tensors") as tape:

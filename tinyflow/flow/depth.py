@@ -150,7 +150,7 @@ def iter_depths(
 
 
 def depth_sweep(
-    depths: Iterable[int], kinds: Sequence[str] = ("plain", "resnet"), **how: Any
+    depths: Iterable[int], kinds: Sequence[str] = ("plain", "resnet"), **options: Any
 ) -> list[DepthPoint]:
     """All points of :func:`iter_depths`, which says what it takes."""
-    return list(iter_depths(depths, kinds, **how))
+    return list(iter_depths(depths, kinds, **options))

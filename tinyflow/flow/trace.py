@@ -91,19 +91,19 @@ class TraceWriter:
             for name, size in terms.norms.items():
                 cosine = terms.cosines.get(f"shortcut,{name}")
                 share = terms.shares.get(name)
-                at = (step, loss, terms.name, terms.kind)
-                yield Row(*at, name, size, share, cosine)
+                head = (step, loss, terms.name, terms.kind)
+                yield Row(*head, name, size, share, cosine)
 
     def _dense_rows(self, step: int, loss: float, tape: Tape) -> Iterator[Row]:
         for block in dense_terms(tape):
             self.closure_max = max(self.closure_max, block.closure)
             for j, source in enumerate(block.sources):
-                at = (step, loss, source, "dense")
-                yield Row(*at, "x", block.totals[j], None, None)
+                head = (step, loss, source, "dense")
+                yield Row(*head, "x", block.totals[j], None, None)
                 for i, consumer in enumerate(block.consumers):
                     if (size := float(block.norms[j, i])) == size:  # read at all
                         share = float(block.shares[j, i])
-                        yield Row(*at, consumer, size, share, None)
+                        yield Row(*head, consumer, size, share, None)
 
 
 def read_trace(folder: Path) -> list[Row]:

@@ -343,8 +343,8 @@ class Engine:
         divisor_override: int | None,
     ) -> Array:
         """See :func:`~tinyflow.kernels.plain.pool.avg_pool2d_input_grad`."""
-        how = count_include_pad, divisor_override
-        return pool.avg_pool2d_input_grad(g, x_shape, window, *how)
+        counted = count_include_pad, divisor_override
+        return pool.avg_pool2d_input_grad(g, x_shape, window, *counted)
 
     def map_mean(self, x: Array) -> Array:
         """The mean (N, C) of each map of x (N, C, H, W)."""
@@ -353,7 +353,7 @@ class Engine:
             means: Array = total(x, (2, 3)) / (x.shape[2] * x.shape[3])
             return means
 
-        return threads.share(x, 1, 1, whole, len(x))[0]  # BLAS is on one thread
+        return threads.divide(x, 1, 1, whole, len(x))[0]  # BLAS is on one thread
 
     def map_mean_input_grad(self, g: Array, x_shape: Shape) -> Array:
         """Each g (N, C), divided by H W, at every pixel of its map."""
@@ -388,7 +388,7 @@ class Engine:
             entries: (parameter, gradient) or (parameter, gradient, momentum buffer).
             options: of each, the keywords of ``plain/update.py``'s `sgd`.
         """
-        update.share(entries, update.sgd, options)
+        update.divide(entries, update.sgd, options)
 
     def adam(self, entries: list[Entry], options: Sequence[Options]) -> None:
         """One step of Adam or AdamW on all parameters, in place.
@@ -397,4 +397,4 @@ class Engine:
             entries: (parameter, gradient, m, v).
             options: of each, the keywords of its `adam`.
         """
-        update.share(entries, update.adam, options)
+        update.divide(entries, update.adam, options)

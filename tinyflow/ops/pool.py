@@ -113,12 +113,12 @@ def avg_pool2d(
         if divisor == 0:
             raise ValueError("avg_pool2d: divisor_override must not be zero")
         divisor_override = divisor
-    run, shape, how = engine(x), x.shape, (count_include_pad, divisor_override)
+    run, shape, counted = engine(x), x.shape, (count_include_pad, divisor_override)
 
     def pullback(g: Array, need: tuple[bool, ...]) -> tuple[Array]:
-        return (run.avg_pool2d_input_grad(g, shape, window, *how),)
+        return (run.avg_pool2d_input_grad(g, shape, window, *counted),)
 
-    y = run.avg_pool2d(x, window, *how)
+    y = run.avg_pool2d(x, window, *counted)
     return record("avg_pool2d", y, (input,), pullback)
 
 

@@ -122,7 +122,7 @@ class _Weights(np.random.Generator):
 
     left: float = math.inf
 
-    def standard_normal(self, size: Any = None, *args: Any, **how: Any) -> Any:
+    def standard_normal(self, size: Any = None, *args: Any, **options: Any) -> Any:
         """An array of zeros, or a ValueError."""
         shape = () if size is None else tuple(np.atleast_1d(size).tolist())
         self.left -= math.prod(shape)

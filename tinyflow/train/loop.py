@@ -107,8 +107,8 @@ def train(
     except Exception as error:
         if (sentence := explain(error)) is None:
             raise
-        at = f"--batch-size {config.batch_size}"
-        raise TrainError(f"{sentence}; it ran with {at}; {_kept(result)}") from error
+        size = f"--batch-size {config.batch_size}"
+        raise TrainError(f"{sentence}; it ran with {size}; {_kept(result)}") from error
     finally:
         folder.end()
         if not folder.kept:
@@ -223,10 +223,10 @@ def _steps(
     launched: Callable[[], None] | None = None
     for step in range(ready.steps):
         images, labels = next(batches)
-        at = (epoch - 1) * ready.steps + step
-        optimizer.lr = config.learning_rate * ready.schedule(at)
-        traced = inspect is not None and at % (config.trace_every or 1) == 0
-        look = partial(inspect, at) if traced and inspect else None
+        done = (epoch - 1) * ready.steps + step
+        optimizer.lr = config.learning_rate * ready.schedule(done)
+        traced = inspect is not None and done % (config.trace_every or 1) == 0
+        look = partial(inspect, done) if traced and inspect else None
         take = partial(means.take, step + 1, optimizer.lr, len(labels))
         answer = ready.stepper.launch(images, labels, look is not None)
         if launched is not None:

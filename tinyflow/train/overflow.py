@@ -74,7 +74,9 @@ def not_finite(array: Array) -> int:
     return int((~array_module(array).isfinite(array)).sum())
 
 
-def first_bad_value(model: nn.Module, images: Array, labels: Array, **how: Any) -> str:
+def first_bad_value(
+    model: nn.Module, images: Array, labels: Array, **options: Any
+) -> str:
     """Where a step first met a number that is not finite, found by doing it again.
 
     The model must be as it was before the step, and is again afterwards. "" if nothing
@@ -90,7 +92,7 @@ def first_bad_value(model: nn.Module, images: Array, labels: Array, **how: Any) 
     before = Before(model)
     try:
         with Tape(TENSORS) as tape:
-            loss = cross_entropy(model(Tensor(images)), labels, **how)
+            loss = cross_entropy(model(Tensor(images)), labels, **options)
         for node in tape.nodes:
             if node.value is not None and (bad := not_finite(node.value)):
                 size = node.value.size

@@ -48,8 +48,8 @@ class PlainReport:
         self._shown = now
 
     @staticmethod
-    def _left(at: Step, start: Start, passed: float) -> str:
-        done = (at.epoch - 1) * start.steps + at.step
+    def _left(step: Step, start: Start, passed: float) -> str:
+        done = (step.epoch - 1) * start.steps + step.step
         return duration(passed * (start.epochs * start.steps - done) / done)
 
     def line(self, text: str) -> None:

@@ -206,8 +206,8 @@ def _forward_backward(
         what = f"the gradient's norm became {norm}"
     del tape, logits, loss
     before.restore()
-    how = {"label_smoothing": label_smoothing}
-    raise FloatingPointError(what + first_bad_value(model, images, labels, **how))
+    smoothing = {"label_smoothing": label_smoothing}
+    raise FloatingPointError(what + first_bad_value(model, images, labels, **smoothing))
 
 
 def _refuse_strangers(model: nn.Module, optimizer: Optimizer) -> None:

@@ -94,7 +94,7 @@ def test_f_is_scaled_by_powers_of_ten_and_then_put_back(constant, monkeypatch):
         return flow.probe(model, *batch, **how)
 
     monkeypatch.setattr(claims_shrink, "probe", noting)
-    how = {"at": (1.0,), "constant": constant}
+    how = {"places": (1.0,), "constant": constant}
     claims_shrink.shrink(lambda: model, "row", "0", *row_batch(), **how)
     for (w, b), epsilon in zip(seen[1:], (1, 0.1, 0.01, 0.001), strict=True):
         np.testing.assert_allclose(w, epsilon * before[0], rtol=1e-15)

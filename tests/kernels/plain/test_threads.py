@@ -23,7 +23,7 @@ X = np.zeros(1)
 
 def test_parts_cover_everything_in_order():
     for total in (3, 4, 100):
-        parts = threads.share(X, total, 1, lambda lo, hi: (lo, hi))
+        parts = threads.divide(X, total, 1, lambda lo, hi: (lo, hi))
         assert len(parts) == 3
         assert [lo for lo, _ in parts] == [0, *(hi for _, hi in parts[:-1])]
         assert parts[-1][1] == total
@@ -38,31 +38,31 @@ def test_parts_are_done_at_the_same_time_by_different_threads():
         meeting.wait()
         return threading.get_ident()
 
-    assert len(set(threads.share(X, 3, 1, part))) == 3
+    assert len(set(threads.divide(X, 3, 1, part))) == 3
 
 
 @pytest.mark.parametrize(("total", "least", "parts"), [(5, 3, 1), (6, 3, 2), (0, 1, 1)])
 def test_small_work_stays_together(total, least, parts):
-    assert len(threads.share(X, total, least, lambda lo, hi: (lo, hi))) == parts
+    assert len(threads.divide(X, total, least, lambda lo, hi: (lo, hi))) == parts
 
 
 def test_a_few_samples_are_left_to_blas():
     controller = pytest.importorskip("threadpoolctl").ThreadpoolController()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(threads, "FEW", 4)
-        assert len(threads.share(X, 100, 1, lambda lo, hi: lo, 4)) == 1
-        assert len(threads.share(X, 100, 1, lambda lo, hi: lo, 5)) == 3
+        assert len(threads.divide(X, 100, 1, lambda lo, hi: lo, 4)) == 1
+        assert len(threads.divide(X, 100, 1, lambda lo, hi: lo, 5)) == 3
         before = controller.info()
-        during = threads.share(X, 100, 1, lambda lo, hi: controller.info(), 4)
+        during = threads.divide(X, 100, 1, lambda lo, hi: controller.info(), 4)
         assert during == [before]
 
 
 def test_nested_work_stays_whole():
     def part(lo, hi):
-        return threads.share(X, 100, 1, lambda lo, hi: (lo, hi))
+        return threads.divide(X, 100, 1, lambda lo, hi: (lo, hi))
 
-    assert threads.share(X, 3, 1, part) == [[(0, 100)]] * 3
-    assert len(threads.share(X, 3, 1, lambda lo, hi: lo)) == 3
+    assert threads.divide(X, 3, 1, part) == [[(0, 100)]] * 3
+    assert len(threads.divide(X, 3, 1, lambda lo, hi: lo)) == 3
 
 
 @pytest.mark.parametrize("wrong", [0, 1, 2])
@@ -76,9 +76,9 @@ def test_an_error_in_any_part_is_raised_after_all_have_ended(wrong):
         ended.append(lo)
 
     with pytest.raises(KeyError, match=str(wrong)):
-        threads.share(X, 3, 1, part)
+        threads.divide(X, 3, 1, part)
     assert sorted(ended) == [n for n in range(3) if n != wrong]
-    assert threads.share(X, 3, 1, lambda lo, hi: lo) == [0, 1, 2]
+    assert threads.divide(X, 3, 1, lambda lo, hi: lo) == [0, 1, 2]
 
 
 def test_numpys_error_state_holds_in_every_part():
@@ -86,9 +86,9 @@ def test_numpys_error_state_holds_in_every_part():
         return np.ones(1) / np.array([lo - 2.0])
 
     with np.errstate(divide="raise"), pytest.raises(FloatingPointError):
-        threads.share(X, 3, 1, part)
+        threads.divide(X, 3, 1, part)
     with np.errstate(divide="ignore"):
-        assert np.isinf(threads.share(X, 3, 1, part)[2])
+        assert np.isinf(threads.divide(X, 3, 1, part)[2])
 
 
 def crew():
@@ -106,7 +106,7 @@ def idle_seconds():
 
 def test_helpers_go_to_sleep_and_wake():
     for _ in range(3):
-        assert threads.share(X, 3, 1, lambda lo, hi: lo) == [0, 1, 2]
+        assert threads.divide(X, 3, 1, lambda lo, hi: lo) == [0, 1, 2]
         assert idle_seconds() < 0.1
         assert len(crew()) == 3  # two helpers, and the one who sends them to sleep
 
@@ -116,7 +116,7 @@ def test_many_callers_take_turns():
 
     def caller(n):
         for _ in range(50):
-            if threads.share(X, 3, 1, lambda lo, hi: n + lo) != [n, n + 1, n + 2]:
+            if threads.divide(X, 3, 1, lambda lo, hi: n + lo) != [n, n + 1, n + 2]:
                 wrong.append(n)
 
     callers = [threading.Thread(target=caller, args=(10 * n,)) for n in range(4)]
@@ -142,14 +142,14 @@ def test_blas_has_one_thread_meanwhile_and_gets_the_others_back(where):
     def once():
         before = blas_numbers()
         for pieces in (3, 1):  # shared, and left in one piece
-            during = threads.share(X, pieces, 1, lambda lo, hi: blas_numbers())
+            during = threads.divide(X, pieces, 1, lambda lo, hi: blas_numbers())
             assert all(set(numbers) <= {1} for numbers in during)
             assert blas_numbers() == before
         with pytest.raises(KeyError):
-            threads.share(X, 3, 1, lambda lo, hi: {}[lo])
+            threads.divide(X, 3, 1, lambda lo, hi: {}[lo])
         assert blas_numbers() == before
 
-    threads.share(X, 3, 1, lambda lo, hi: lo)  # whoever came first has no privilege
+    threads.divide(X, 3, 1, lambda lo, hi: lo)  # whoever came first has no privilege
     if where == "coroutine":
         asyncio.run(asyncio.to_thread(once))
     else:
@@ -163,11 +163,11 @@ def test_blas_keeps_to_one_thread_whoever_asks():
     def alone():
         time.sleep(0.1)  # OpenBLAS's own threads spin for a while
         all_, own = time.process_time(), time.thread_time()
-        threads.share(X, 1, 1, lambda lo, hi: a @ a)
+        threads.divide(X, 1, 1, lambda lo, hi: a @ a)
         return (time.process_time() - all_) - (time.thread_time() - own), own
 
     a @ a
-    threads.share(X, 3, 1, lambda lo, hi: lo)
+    threads.divide(X, 3, 1, lambda lo, hi: lo)
     time.sleep(5 * helpers.IDLE)
     for others, _ in (alone(), in_a_thread(alone)):
         assert others < 0.02
@@ -205,7 +205,7 @@ def test_bits_and_time_do_not_depend_on_the_thread():
 def test_where_blas_keeps_its_threads_nothing_is_shared(monkeypatch):
     stubborn = blas._Library(lambda: 4, lambda number: None)
     monkeypatch.setattr(blas, "_libraries", lambda: [stubborn])
-    assert threads.share(X, 100, 1, lambda lo, hi: (lo, hi)) == [(0, 100)]
+    assert threads.divide(X, 100, 1, lambda lo, hi: (lo, hi)) == [(0, 100)]
     numbers = threading.local()  # each thread has its own, as with OpenMP
 
     def get():
@@ -214,8 +214,8 @@ def test_where_blas_keeps_its_threads_nothing_is_shared(monkeypatch):
     apart = blas._Library(get, lambda number: setattr(numbers, "own", number))
     monkeypatch.setattr(blas, "_libraries", lambda: [apart])
     blas._seen_by_others.cache_clear()
-    assert threads.share(X, 100, 1, lambda lo, hi: (lo, hi)) == [(0, 100)]
+    assert threads.divide(X, 100, 1, lambda lo, hi: (lo, hi)) == [(0, 100)]
     assert get() == 4
     monkeypatch.setattr(blas, "_libraries", lambda: None)
-    assert threads.share(X, 100, 1, lambda lo, hi: (lo, hi)) == [(0, 100)]
+    assert threads.divide(X, 100, 1, lambda lo, hi: (lo, hi)) == [(0, 100)]
     blas._seen_by_others.cache_clear()

@@ -45,7 +45,7 @@ def test_a_thread_gets_131072_entries_or_none(hired, columns, number):
 def test_four_samples_are_left_to_blas(hired, samples, shared):
     hired(2)
     assert (len(parts(samples, 2**17)) == 2) == shared
-    assert len(threads.share(np.zeros(1), 2, 1, lambda lo, hi: lo)) == 2  # who says 5
+    assert len(threads.divide(np.zeros(1), 2, 1, lambda lo, hi: lo)) == 2  # who says 5
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_a_thread_gets_8_million_multiplications_or_none(
     def share(like, total, least, work, samples):
         asked.append((total, total // least))
 
-    monkeypatch.setattr(threads, "share", share)
+    monkeypatch.setattr(threads, "divide", share)
     thin, one = np.broadcast_to(1.0, (rows, depth)), np.broadcast_to(1.0, (depth, 1))
     product.product(thin, one, 9)
     product.product(one.T, thin.T, 9)
@@ -78,12 +78,12 @@ def test_threads_are_as_many_as_wanted_where_they_can_wait_awake(monkeypatch):
 @glibc
 def test_work_without_a_least_is_shared_and_the_whole_is_said_from_its_start(hired):
     def ends(total, least):
-        return threads.share(np.zeros(1), total, least, lambda lo, hi: (lo, hi))
+        return threads.divide(np.zeros(1), total, least, lambda lo, hi: (lo, hi))
 
     hired(2)
     assert ends(2, 0) == [(0, 1), (1, 2)]
     assert ends(1, 1) == [(0, 1)] and ends(9, 5) == [(0, 9)]
-    assert threads.share(np.zeros(1), 9, 1, lambda *at: at, samples=4) == [(0, 9)]
+    assert threads.divide(np.zeros(1), 9, 1, lambda *at: at, samples=4) == [(0, 9)]
     hired(1)
     assert ends(9, 1) == [(0, 9)]
 
@@ -122,7 +122,7 @@ def test_an_interrupt_while_blas_is_given_back_keeps_nothing(hired, monkeypatch)
     before = numbers()
     monkeypatch.setattr(blas, "give", disturbed)
     with pytest.raises(KeyboardInterrupt):
-        threads.share(np.zeros(1), 2, 1, lambda lo, hi: lo)
+        threads.divide(np.zeros(1), 2, 1, lambda lo, hi: lo)
     assert not blas._inside and not helpers.inside() and numbers() == before
 
 

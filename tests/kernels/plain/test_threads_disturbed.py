@@ -24,17 +24,17 @@ pytestmark = [
 
 @pytest.mark.parametrize("victim", ["tinyflow", "tinyflow-idle"])
 def test_a_thread_of_the_pool_that_is_ended_is_replaced(victim):
-    threads.share(X, 3, 1, lambda lo, hi: lo)
+    threads.divide(X, 3, 1, lambda lo, hi: lo)
     for thread in crew():
         if thread.name == victim:
             throw(thread.ident, SystemExit)
     try:
-        threads.share(X, 3, 1, lambda lo, hi: lo)
+        threads.divide(X, 3, 1, lambda lo, hi: lo)
     except SystemExit:
         pass  # raised where its result was waited for
     time.sleep(5 * helpers.IDLE)
     for _ in range(3):
-        assert threads.share(X, 3, 1, lambda lo, hi: lo) == [0, 1, 2]
+        assert threads.divide(X, 3, 1, lambda lo, hi: lo) == [0, 1, 2]
     assert idle_seconds() < 0.1
     assert len(crew()) == 3
 
@@ -53,8 +53,8 @@ def test_after_any_error_the_pool_works(error):
 
     for _ in range(20):
         with pytest.raises(error):
-            threads.share(X, 3, 1, part)
-        assert threads.share(X, 3, 1, lambda lo, hi: lo) == [0, 1, 2]
+            threads.divide(X, 3, 1, part)
+        assert threads.divide(X, 3, 1, lambda lo, hi: lo) == [0, 1, 2]
     assert idle_seconds() < 0.1
     assert len(crew()) == 3
 
@@ -68,7 +68,7 @@ def test_who_cannot_have_threads_works_alone(monkeypatch):
     monkeypatch.setattr(helpers, "_team", None)
     monkeypatch.setattr(threading.Thread, "start", refuse)
     assert step() == exact
-    assert threads.share(X, 3, 1, lambda lo, hi: lo) == [0, 1, 2]
+    assert threads.divide(X, 3, 1, lambda lo, hi: lo) == [0, 1, 2]
 
 
 def test_a_sandbox_may_forbid_to_choose_cores(monkeypatch):
@@ -78,7 +78,7 @@ def test_a_sandbox_may_forbid_to_choose_cores(monkeypatch):
     monkeypatch.setattr(helpers, "mine", lambda: set(range(99)))
     monkeypatch.setattr(helpers, "_core", iter(range(9)).__next__)
     monkeypatch.setattr(os, "sched_setaffinity", refuse)
-    assert threads.share(X, 3, 1, lambda lo, hi: lo) == [0, 1, 2]
+    assert threads.divide(X, 3, 1, lambda lo, hi: lo) == [0, 1, 2]
 
 
 def script(code, *arguments, **environment):

@@ -114,7 +114,13 @@ def test_shared_products_and_elementwise_work_are_the_same():
 
 def test_shared_updates_are_the_same():
     shapes = [(3,), (50, 7), (4, 3, 3, 3), (1,), (200,)]
-    how = {"lr": 0.1, "decay": 0.01, "momentum": 0.9, "share": 1.0, "nesterov": True}
+    how = {
+        "lr": 0.1,
+        "decay": 0.01,
+        "momentum": 0.9,
+        "dampening": 0.0,
+        "nesterov": True,
+    }
 
     def entries():
         again = np.random.default_rng(1)
@@ -123,7 +129,7 @@ def test_shared_updates_are_the_same():
         return [tuple(entry) for entry in made]
 
     shared, alone = entries(), entries()
-    update.share(shared, update.sgd, [how] * len(shapes))
+    update.divide(shared, update.sgd, [how] * len(shapes))
     for entry in alone:
         update.sgd(*entry, **how)
     for ours, theirs in zip(shared, alone, strict=True):

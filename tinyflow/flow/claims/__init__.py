@@ -161,6 +161,6 @@ def planned(bench: Bench, wanted: Iterable[str]) -> float:
     return sum(asked.amount.values())
 
 
-def claims(images: Array, labels: Array, **how: Any) -> list[Claim]:
+def claims(images: Array, labels: Array, **options: Any) -> list[Claim]:
     """All claims of :func:`iter_claims`, which says what it takes."""
-    return list(iter_claims(images, labels, **how))
+    return list(iter_claims(images, labels, **options))

@@ -241,7 +241,7 @@ class Bench:
                 name,
                 unit.label,
                 *self.batch(unit, "float64", self.setup.exact_batch),
-                at=self.setup.shrink_at,
+                places=self.setup.shrink_at,
                 constant=constant,
                 training=self.training,
             )

@@ -60,13 +60,13 @@ def _block(model: nn.Module, p: Probe, block: Block) -> Difference:
     x, out = block.x, block.out
     assert out is not None
     run = chain(block_modules(model, p, block))
-    error = _error(p, x, lambda at: run(Tensor(at)).data, out.grad)
+    error = _error(p, x, lambda point: run(Tensor(point)).data, out.grad)
     printed = math.nan
     if block.shortcut is not None:
         printed = math.inf
         if block.h.shape == x.shape:
             g = block.h.grad
-            printed = _error(p, x, lambda at: _weighted(run, at), g, shortcut=g)
+            printed = _error(p, x, lambda point: _weighted(run, point), g, shortcut=g)
     return Difference(block.name, block.kind, error, printed)
 
 
@@ -89,7 +89,7 @@ def _dense(model: nn.Module, p: Probe, path: str) -> Difference:
         tails.append(functools.reduce(operator.add, later))
     g = array_module(tails[0]).concatenate(tails, axis=1)
     run = dict(model.named_modules())[path]
-    error = _error(p, maps[0], lambda at: run(Tensor(at)).read().data, g)
+    error = _error(p, maps[0], lambda point: run(Tensor(point)).read().data, g)
     return Difference(path, "dense", error)
 
 
@@ -103,10 +103,10 @@ def _error(
     """|⟨g, run′·u⟩ + ⟨shortcut, u⟩ - ‖g_x‖| / ‖g_x‖ along u = g_x / ‖g_x‖."""
     size = norm(x.grad)
     assert x.grad is not None
-    at, unit = _value(x, p), x.grad / (size or 1.0)
+    point, unit = _value(x, p), x.grad / (size or 1.0)
     errors = []
     for step in STEPS:
-        change = run(at + step * unit) - run(at - step * unit)
+        change = run(point + step * unit) - run(point - step * unit)
         found = dot(change, g) / (2 * step) + dot(shortcut, unit)
         errors.append(abs(found - size) / (size or 1.0))
         if errors[-1] <= ENOUGH:

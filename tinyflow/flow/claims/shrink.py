@@ -74,7 +74,7 @@ def shrink(
     images: Array,
     labels: Array,
     *,
-    at: tuple[float, ...] = (0.5, 1.0),
+    places: tuple[float, ...] = (0.5, 1.0),
     constant: bool = False,
     training: bool = True,
 ) -> Shrink:
@@ -84,7 +84,7 @@ def shrink(
         build: makes the network anew, in float64.
         name, unit: what to call it.
         images, labels: the batch.
-        at: which blocks with a plain or identity shortcut, from 0 (first) to 1 (last).
+        places: which blocks with a plain or identity shortcut, 0 (first) to 1 (last).
         constant: let F keep a constant, so that only ∂F/∂x shrinks.
         training: whether normalisation uses the batch's statistics.
     """
@@ -95,7 +95,7 @@ def shrink(
         for b in find_blocks(start.tape)
         if b.kind in ("plain", "identity") and b.x.index >= 0
     ]
-    chosen = sorted({round(a * (len(usable) - 1)) for a in at})
+    chosen = sorted({round(a * (len(usable) - 1)) for a in places})
     norms, closure = [], 0.0
     for b in (usable[i] for i in chosen):
         weights = last_weights(model, b)

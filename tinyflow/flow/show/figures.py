@@ -106,12 +106,12 @@ def save(figure: Figure, path: Path) -> list[Path]:
     """
     written = []
     with style():
-        for suffix, how in (
+        for suffix, options in (
             ("png", {"dpi": 150, "metadata": {"Software": None}}),
             ("svg", {"metadata": {"Date": None}}),
         ):
             file = path.with_name(f"{path.name}.{suffix}")
-            figure.savefig(file, format=suffix, **how)
+            figure.savefig(file, format=suffix, **options)
             written.append(file)
     return written
 

@@ -144,10 +144,10 @@ def _caption(plain: bool, gated: bool) -> str:
     )
 
 
-def _line(axes: Axes, values: Sequence[float | None], how: Mapping[str, Any]) -> None:
+def _line(axes: Axes, values: Sequence[float | None], style: Mapping[str, Any]) -> None:
     y = [float("nan") if v is None else v for v in values]
     size = 8 if len(y) < 30 else 5.5
-    axes.plot(range(len(y)), y, **{"ms": size, **how})
+    axes.plot(range(len(y)), y, **{"ms": size, **style})
 
 
 def _beside(axes: Axes) -> None:
@@ -202,10 +202,10 @@ def _cosines(axes: Axes, blocks: Sequence[Terms]) -> None:
     axes.axhline(0, color=BLACK, lw=1.6)
     for pair, (colour, marker, size, line, label) in PAIRS.items():
         if any(pair in b.cosines for b in blocks):
-            how: dict[str, Any] = {"color": colour, "marker": marker, "ls": line}
-            how["label"] = label
-            how["ms"] = size if len(blocks) < 30 else 0.7 * size
-            _line(axes, [b.cosines.get(pair) for b in blocks], how)
+            style: dict[str, Any] = {"color": colour, "marker": marker, "ls": line}
+            style["label"] = label
+            style["ms"] = size if len(blocks) < 30 else 0.7 * size
+            _line(axes, [b.cosines.get(pair) for b in blocks], style)
     axes.set_ylim(-1.08, 1.08)
     axes.set_yticks([-1, 0, 1])
     axes.set_ylabel("cosine")

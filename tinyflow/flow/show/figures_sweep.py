@@ -116,14 +116,14 @@ def training(points: Sequence[Row], name: str, conditions: str) -> Figure:
             above, below = panels[:, column]
             above.set_title(_label(block), parse_math=False)
             below.axhline(0, color=BLACK, lw=1.6)
-            for term, how in _drawn([p.term for p in points if p.block == block]):
+            for term, line in _drawn([p.term for p in points if p.block == block]):
                 here = [p for p in points if (p.block, p.term) == (block, term)]
-                how = {"markevery": max(1, len(here) // 8), "ms": 8, **how}
+                line = {"markevery": max(1, len(here) // 8), "ms": 8, **line}
                 steps = [p.step for p in here]
-                above.plot(steps, [p.norm or math.nan for p in here], **how)
+                above.plot(steps, [p.norm or math.nan for p in here], **line)
                 if term != "x":
                     shares = [math.nan if p.share is None else p.share for p in here]
-                    below.plot(steps, shares, **how)
+                    below.plot(steps, shares, **line)
             below.set_xlabel("step")
             below.locator_params(axis="x", nbins=3, integer=True)
         log_axis(panels[0, 0].yaxis)

@@ -1,12 +1,12 @@
 """Which code convolves on a GPU: a short table, tried from the top.
 
-An engine takes a :class:`~tinyflow.kernels.cuda.cudnn.Problem` and its two operands,
+A convolver takes a :class:`~tinyflow.kernels.cuda.cudnn.Problem` and its two operands,
 buffers that are channels last, or raises ``Unsupported``. Then the next one is asked,
 with one warning for each problem it happens to: a slower step never passes unnoticed.
-The last engine, "plain", takes everything and is what the others are checked against.
+The last one, "plain", takes everything and is what the others are checked against.
 
-An operand that is a slice of the channels of a wider buffer is passed as it lies to an
-engine that can read it so; where that one refuses, it is asked again with a copy.
+An operand that is a slice of the channels of a wider buffer is passed as it lies to a
+convolver that can read it so; where that one refuses, it is asked again with a copy.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tinyflow.kernels.cuda.settings import Settings, settings
 from tinyflow.kernels.geometry import Conv, Shape
 
 
-class ConvEngine(Protocol):
+class Convolver(Protocol):
     """One way to convolve."""
 
     name: str
@@ -36,7 +36,7 @@ class ConvEngine(Protocol):
     """Whether it reads operands with gaps; others get copies."""
 
     def run(
-        self, problem: Problem, first: Array, second: Array, how: Settings
+        self, problem: Problem, first: Array, second: Array, settings: Settings
     ) -> Array:
         """See :meth:`tinyflow.kernels.cuda.cudnn.Cudnn.run`."""
 
@@ -48,22 +48,22 @@ class Convolutions:
     """The table.
 
     Args:
-        engines: by name; "plain" must be among them.
-        absent: why an engine is missing, by name: warned of once, when it would have
+        convolvers: by name; "plain" must be among them.
+        absent: why one is missing, by name: warned of once, when it would have
             been the first choice.
     """
 
     def __init__(
-        self, engines: Sequence[ConvEngine], absent: dict[str, str] | None = None
+        self, convolvers: Sequence[Convolver], absent: dict[str, str] | None = None
     ) -> None:
-        self.engines = {engine.name: engine for engine in engines}
+        self.convolvers = {each.name: each for each in convolvers}
         self.absent = dict(absent or {})
         self.refusals: dict[tuple[str, Problem, Settings], str] = {}
 
     def prepare(self) -> None:
         """Make what the current stream needs: not while it is being captured."""
-        for engine in self.engines.values():
-            engine.prepare()
+        for convolver in self.convolvers.values():
+            convolver.prepare()
 
     def forward(self, x: Array, w: Array, geometry: Conv) -> Array:
         """The output y (N, K, H', W') of x (N, C, H, W) and w (K, C/groups, kh, kw)."""
@@ -86,30 +86,30 @@ class Convolutions:
         now = settings()
         if not all((*problem.x, *problem.w, *problem.y)):
             buffers = to_nhwc(first), to_nhwc(second)
-            return from_nhwc(self.engines["plain"].run(problem, *buffers, now))
+            return from_nhwc(self.convolvers["plain"].run(problem, *buffers, now))
         images = problem.kind == WEIGHT_GRAD  # else the second are weights
         (a, before), (b, after) = to_pixels(first), to_pixels(second, images)
         lying = problem._replace(gaps=(before, after))
         for name in now.convolutions:
-            engine = self.engines.get(name)
-            if engine is None:
+            convolver = self.convolvers.get(name)
+            if convolver is None:
                 if name in self.absent:
                     warn(self.absent.pop(name))
                 continue
-            strided = engine.strided and any(lying.gaps)
+            strided = convolver.strided and any(lying.gaps)
             for each in (lying, problem) if strided else (problem,):
                 key = (name, each, now)
                 if key in self.refusals:
                     continue
                 buffers = (a, b) if each is lying else (contiguous(a), contiguous(b))
                 try:
-                    return from_nhwc(engine.run(each, *buffers, now))
+                    return from_nhwc(convolver.run(each, *buffers, now))
                 except Unsupported as why:
                     self.refusals[key] = str(why)
-                    slower = "a slower engine does"
+                    slower = "a slower way does"
                     then = slower if each is problem else "it gets a copy"
                     warn(f"{name} does not take {each}: {why}; {then}")
-        raise RuntimeError(f"no engine takes {problem}")  # plain always does
+        raise RuntimeError(f"nothing takes {problem}")  # plain always does
 
 
 def describe(

@@ -165,7 +165,7 @@ class Cudnn:
         self._handle()
 
     def run(
-        self, problem: Problem, first: Array, second: Array, how: Settings
+        self, problem: Problem, first: Array, second: Array, settings: Settings
     ) -> Array:
         """The result of a problem for its two operands, a new buffer.
 
@@ -180,14 +180,18 @@ class Cudnn:
             NotCapturable: a plan would have to be made while a stream is captured.
         """
         key = Key(
-            problem, how.precision, how.deterministic, how.tunes, self.device.number()
+            problem,
+            settings.precision,
+            settings.deterministic,
+            settings.tunes,
+            self.device.number(),
         )
         out = self.device.empty(stored(_result_shape(problem)), first)
         plan = self.plans.get(key)
         if plan is None:
             if self.device.capturing():
                 raise NotCapturable(f"cuDNN has no plan yet for {problem}")
-            plan = self.plans[key] = self._plan(problem, how, (first, second, out))
+            plan = self.plans[key] = self._plan(problem, settings, (first, second, out))
         # Freed on return, which is fine: the pool gives it out again in stream order.
         room = self.device.bytes(max(plan.workspace, 1))
         self._execute(plan, first, second, out, room)
@@ -196,14 +200,18 @@ class Cudnn:
     def _execute(
         self, plan: Plan, first: Array, second: Array, out: Array, room: Array
     ) -> None:
-        at = self.device.address
-        pack = {plan.first: at(first), plan.second: at(second), plan.result: at(out)}
+        address = self.device.address
+        pack = {
+            plan.first: address(first),
+            plan.second: address(second),
+            plan.result: address(out),
+        }
         handle = self._handle()
         if plan.choice is None:
-            plan.graph.execute(pack, at(room), handle=handle)
+            plan.graph.execute(pack, address(room), handle=handle)
         else:
             plan.graph.execute_plan_at_index(
-                pack, at(room), index=plan.choice, handle=handle
+                pack, address(room), index=plan.choice, handle=handle
             )
 
     def _handle(self) -> Any:
@@ -218,7 +226,9 @@ class Cudnn:
 
     # --- planning --------------------------------------------------------------------
 
-    def _plan(self, problem: Problem, how: Settings, arrays: tuple[Array, ...]) -> Plan:
+    def _plan(
+        self, problem: Problem, settings: Settings, arrays: tuple[Array, ...]
+    ) -> Plan:
         errors: Errors = (self.module.cudnnGraphNotSupportedError, RuntimeError)
         try:
             graph, tensors = self._graph(problem)
@@ -226,10 +236,10 @@ class Cudnn:
             graph.build_operation_graph()
             modes = self.module.heur_mode
             graph.create_execution_plans([modes.A, modes.FALLBACK])
-            graph.deselect_numeric_notes(self.refused_notes(how))
+            graph.deselect_numeric_notes(self.refused_notes(settings))
             graph.deselect_workspace_greater_than(WORKSPACE)
             graph.check_support()
-            if how.tunes:
+            if settings.tunes:
                 return self._fastest(graph, tensors, arrays, errors)
             graph.build_plans()
             return Plan(graph, *tensors, None, int(graph.get_workspace_size()))
@@ -237,7 +247,7 @@ class Cudnn:
             self.device.check()  # a GPU that failed answers so too, which is no refusal
             raise Unsupported(_line(error)) from error
 
-    def refused_notes(self, how: Settings) -> list[Any]:
+    def refused_notes(self, settings: Settings) -> list[Any]:
         """Engines with one of these notes are not used; see above."""
         note = self.module.numerical_note
         refused = {
@@ -248,8 +258,8 @@ class Cudnn:
             ],
             "tf32": [],
             "bfloat16": [note.REDUCED_PRECISION_REDUCTION],
-        }[how.precision]
-        return [*refused, note.NONDETERMINISTIC] if how.deterministic else refused
+        }[settings.precision]
+        return [*refused, note.NONDETERMINISTIC] if settings.deterministic else refused
 
     def _graph(self, problem: Problem) -> tuple[Any, tuple[Any, Any, Any]]:
         """The graph of one node, and its tensors: two operands and the result."""

@@ -275,15 +275,15 @@ class CudaEngine(Maps):
 
     def sgd(self, entries: list[Entry], options: Sequence[Options]) -> None:
         """All parameters in one launch; see :class:`Updates`."""
-        for how, group in _groups(entries, options):
-            if not self.updates.sgd(group, how):
-                super().sgd(group, [how] * len(group))
+        for hyper, group in _groups(entries, options):
+            if not self.updates.sgd(group, hyper):
+                super().sgd(group, [hyper] * len(group))
 
     def adam(self, entries: list[Entry], options: Sequence[Options]) -> None:
         """All parameters in one launch; see :class:`Updates`."""
-        for how, group in _groups(entries, options):
-            if not self.updates.adam(group, how):
-                super().adam(group, [how] * len(group))
+        for hyper, group in _groups(entries, options):
+            if not self.updates.adam(group, hyper):
+                super().adam(group, [hyper] * len(group))
 
 
 _ONE = Conv()
@@ -316,8 +316,8 @@ def _groups(
 ) -> list[tuple[Options, list[Entry]]]:
     """Entries by their options, which are the same for almost all of them."""
     groups: dict[tuple[Any, ...], tuple[Options, list[Entry]]] = {}
-    for entry, how in zip(entries, options, strict=True):
-        groups.setdefault(tuple(how.items()), (how, []))[1].append(entry)
+    for entry, hyper in zip(entries, options, strict=True):
+        groups.setdefault(tuple(hyper.items()), (hyper, []))[1].append(entry)
     return list(groups.values())
 
 

@@ -52,12 +52,12 @@ class Maps(Engine):
         """Three passes over memory forward, five back; statistics are float32."""
         known = [r for r in running if r is not None]
         if not takes(x) or not x.size or not all(map(_vector, known)):
-            how: dict[str, Any] = {
+            options: dict[str, Any] = {
                 "training": training,
                 "momentum": momentum,
                 "eps": eps,
             }
-            return super().batch_norm(x, weight, bias, running, moments, **how)
+            return super().batch_norm(x, weight, bias, running, moments, **options)
         rows, shape = to_rows(x), x.shape
         affine: dict[str, Any] = {
             "weight": None if weight is None else contiguous(weight),
@@ -223,10 +223,10 @@ class Maps(Engine):
         divisor_override: int | None,
     ) -> Array:
         """See :func:`tinyflow.kernels.plain.pool.avg_pool2d_forward`."""
-        how = count_include_pad, divisor_override
+        counted = count_include_pad, divisor_override
         if not takes(x):
-            return super().avg_pool2d(x, window, *how)
-        return from_nhwc(launch.avg_pool2d(to_image(x), window, *how))
+            return super().avg_pool2d(x, window, *counted)
+        return from_nhwc(launch.avg_pool2d(to_image(x), window, *counted))
 
     def avg_pool2d_input_grad(
         self,
@@ -237,11 +237,13 @@ class Maps(Engine):
         divisor_override: int | None,
     ) -> Array:
         """See :func:`tinyflow.kernels.plain.pool.avg_pool2d_input_grad`."""
-        how = count_include_pad, divisor_override
+        counted = count_include_pad, divisor_override
         if not takes(g):
-            return super().avg_pool2d_input_grad(g, x_shape, window, *how)
+            return super().avg_pool2d_input_grad(g, x_shape, window, *counted)
         shape = stored(x_shape)
-        return from_nhwc(launch.avg_pool2d_input_grad(to_image(g), shape, window, *how))
+        return from_nhwc(
+            launch.avg_pool2d_input_grad(to_image(g), shape, window, *counted)
+        )
 
     def map_mean(self, x: Array) -> Array:
         """The mean (N, C) of each map."""

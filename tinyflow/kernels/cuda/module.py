@@ -233,9 +233,9 @@ def sum_tiles(m: int, c: int, vector: int) -> Tiles:
     """
     wide = SUM_BYTES // (VECTOR_BYTES if vector > 1 else 4)
     width, x = _across(c, vector, wide)
-    share = m if m <= ALONE else min(m, -(-m * width // SUM_BLOCKS))
-    y = min(-(-share // (16 * MANY)), SUM_THREADS // (16 * x)) * 16
-    chunk = y * MANY * -(-share // (y * MANY))
+    rows = m if m <= ALONE else min(m, -(-m * width // SUM_BLOCKS))
+    y = min(-(-rows // (16 * MANY)), SUM_THREADS // (16 * x)) * 16
+    chunk = y * MANY * -(-rows // (y * MANY))
     return Tiles((width, -(-m // chunk)), (x, y), chunk)
 
 

@@ -32,7 +32,7 @@ class Plain:
         self.device = device
 
     def run(
-        self, problem: Problem, first: Array, second: Array, how: Settings
+        self, problem: Problem, first: Array, second: Array, settings: Settings
     ) -> Array:
         """The result of a problem for its two operands, a new buffer.
 

@@ -68,44 +68,43 @@ class Updates:
         self.recording: Recording | None = None
         self._rates: list[Rates] = []
 
-    def sgd(self, entries: list[Entry], how: Options) -> bool:
+    def sgd(self, entries: list[Entry], hyper: Options) -> bool:
         """One step of ``plain/update.py``'s `sgd`; False if not taken."""
         if not _floats(entries):
             return False
-        # Where the steps are above 0 the kernel takes 1 - dampening, which is `share`.
-        rates = self._ready(entries, 1, how["lr"])
+        rates = self._ready(entries, 1, hyper["lr"])
         launch.advance_sgd(
-            rates.steps, rates.lr, rates.rates, dampening=1 - how["share"]
+            rates.steps, rates.lr, rates.rates, dampening=hyper["dampening"]
         )
         launch.sgd_step(
             self._table(entries),
             rates.rates,
-            momentum=how["momentum"],
-            weight_decay=how["decay"],
-            nesterov=how["nesterov"],
+            momentum=hyper["momentum"],
+            weight_decay=hyper["decay"],
+            nesterov=hyper["nesterov"],
             clip=self.clip,
         )
         return True
 
-    def adam(self, entries: list[Entry], how: Options) -> bool:
+    def adam(self, entries: list[Entry], hyper: Options) -> bool:
         """One step of ``plain/update.py``'s `adam`; False if not taken."""
         if not _floats(entries):
             return False
-        rates, lr = self._ready(entries, how["step"] - 1, how["lr"]), how["lr"]
-        decoupled = how["shrink"] != 1
+        rates, lr = self._ready(entries, hyper["step"] - 1, hyper["lr"]), hyper["lr"]
+        decoupled = hyper["shrink"] != 1
         launch.advance_adam(
             rates.steps,
             rates.lr,
             rates.rates,
-            betas=how["betas"],
-            decoupled_decay=(1 - how["shrink"]) / lr if decoupled else 0.0,
+            betas=hyper["betas"],
+            decoupled_decay=(1 - hyper["shrink"]) / lr if decoupled else 0.0,
         )
         launch.adam_step(
             self._table(entries),
             rates.rates,
-            betas=how["betas"],
-            eps=how["eps"],
-            weight_decay=how["decay"],
+            betas=hyper["betas"],
+            eps=hyper["eps"],
+            weight_decay=hyper["decay"],
             decoupled=decoupled,
             clip=self.clip,
         )

@@ -17,9 +17,9 @@ from tinyflow.kernels.layout import from_rows, swap, to_hwnc, to_rows
 from tinyflow.kernels.native.memory import (
     alike,
     as_rows,
-    at,
     one_sample,
     per_channel,
+    ptr,
     rows_in_place,
     step,
     zeros,
@@ -86,7 +86,7 @@ class NativeEngine(Engine):
         b = None if bias is None else per_channel(bias)
         y = np.empty((v.out, h.out, n, k), np.float32)
         self.library.tinyflow_conv(
-            at(xb), at(wb), at(b), at(y), n, c, k, ref(v), ref(h), 1
+            ptr(xb), ptr(wb), ptr(b), ptr(y), n, c, k, ref(v), ref(h), 1
         )
         self._check()
         return swap(y)
@@ -103,7 +103,7 @@ class NativeEngine(Engine):
         dx = np.empty((height, width, n, c), np.float32)
         k = w.shape[0]
         self.library.tinyflow_conv(
-            at(gb), at(wb), None, at(dx), n, k, c, ref(v), ref(h), 0
+            ptr(gb), ptr(wb), None, ptr(dx), n, k, c, ref(v), ref(h), 0
         )
         self._check()
         return swap(dx)
@@ -121,7 +121,7 @@ class NativeEngine(Engine):
         dw = np.empty((kh, kw, k, c), np.float32)
         room = self.library.tinyflow_weights_room(*size)
         sums = np.empty(room, np.float32) if room else None
-        self.library.tinyflow_conv_weights(at(gb), at(xb), at(dw), at(sums), *size)
+        self.library.tinyflow_conv_weights(ptr(gb), ptr(xb), ptr(dw), ptr(sums), *size)
         self._check()
         return swap(dw)
 
@@ -135,13 +135,13 @@ class NativeEngine(Engine):
         if a.flags.c_contiguous and (b.flags.c_contiguous or b.flags.f_contiguous):
             turned = 0 if b.flags.c_contiguous else 1
             self.library.tinyflow_conv(
-                at(a), at(b), None, at(y), m, depth, n, one, one, turned
+                ptr(a), ptr(b), None, ptr(y), m, depth, n, one, one, turned
             )
         elif a.flags.f_contiguous and b.flags.c_contiguous:
             size = depth, n, m, one, one
             room = self.library.tinyflow_weights_room(*size)
             sums = np.empty(room, np.float32) if room else None
-            self.library.tinyflow_conv_weights(at(a), at(b), at(y), at(sums), *size)
+            self.library.tinyflow_conv_weights(ptr(a), ptr(b), ptr(y), ptr(sums), *size)
         else:
             return super().product(a, b)
         self._check()
@@ -156,7 +156,7 @@ class NativeEngine(Engine):
         mean, var = np.empty(c, np.float32), np.empty(c, np.float32)
         sums = np.empty((2, c))
         self.library.tinyflow_moments(
-            at(rows), m, c, step(rows), at(sums), at(mean), at(var)
+            ptr(rows), m, c, step(rows), ptr(sums), ptr(mean), ptr(var)
         )
         self._check()
         return mean, var
@@ -177,12 +177,12 @@ class NativeEngine(Engine):
         extra = None if residual is None else np.ascontiguousarray(to_rows(residual))
         each = [per_channel(s) for s in (scale, shift)]
         self.library.tinyflow_normalize(
-            at(rows),
+            ptr(rows),
             step(rows),
-            *(at(s) for s in each),
-            at(extra),
+            *(ptr(s) for s in each),
+            ptr(extra),
             int(relu),
-            at(y),
+            ptr(y),
             *rows.shape,
         )
         return from_rows(y, x.shape)
@@ -207,16 +207,16 @@ class NativeEngine(Engine):
         given = (mean, var, weight, bias)
         m, v, w, b = [None if s is None else per_channel(s) for s in given]
         self.library.tinyflow_normalize_by(
-            at(rows),
+            ptr(rows),
             step(rows),
-            at(m),
-            at(v),
+            ptr(m),
+            ptr(v),
             eps,
-            at(w),
-            at(b),
-            at(extra),
+            ptr(w),
+            ptr(b),
+            ptr(extra),
             relu,
-            at(y),
+            ptr(y),
             *rows.shape,
         )
         self._check()
@@ -237,15 +237,15 @@ class NativeEngine(Engine):
         sums = np.empty((2, c))
         mean = per_channel(mean)
         self.library.tinyflow_normalize_sums(
-            at(gb),
-            at(rows),
+            ptr(gb),
+            ptr(rows),
             step(rows),
-            at(mean),
-            at(yb),
-            at(masked),
-            at(sums),
-            at(sum_g),
-            at(sum_gx),
+            ptr(mean),
+            ptr(yb),
+            ptr(masked),
+            ptr(sums),
+            ptr(sum_g),
+            ptr(sum_gx),
             m,
             c,
         )
@@ -263,11 +263,11 @@ class NativeEngine(Engine):
         dx = np.empty(rows.shape, np.float32)
         each = [per_channel(s) for s in (a, b, c)]
         self.library.tinyflow_normalize_input_grad(
-            at(gb),
-            at(rows),
+            ptr(gb),
+            ptr(rows),
             step(rows),
-            *(at(s) for s in each),
-            at(dx),
+            *(ptr(s) for s in each),
+            ptr(dx),
             *rows.shape,
         )
         return from_rows(dx, x.shape)
@@ -277,7 +277,7 @@ class NativeEngine(Engine):
         y = np.empty_like(x)
         if not alike(x, y):
             return super().relu(x)
-        self.library.tinyflow_relu(at(x), at(y), x.size)
+        self.library.tinyflow_relu(ptr(x), ptr(y), x.size)
         return y
 
     def relu_grad(self, g: Array, y: Array) -> Array:
@@ -285,7 +285,7 @@ class NativeEngine(Engine):
         dx = np.empty_like(y)
         if not alike(g, y, dx):
             return super().relu_grad(g, y)
-        self.library.tinyflow_relu_grad(at(g), at(y), at(dx), y.size)
+        self.library.tinyflow_relu_grad(ptr(g), ptr(y), ptr(dx), y.size)
         return dx
 
     def channel_sum(self, g: Array) -> Array:
@@ -297,11 +297,11 @@ class NativeEngine(Engine):
         y = np.empty_like(a) if out is None else out
         if alike(a, b, y):
             n = a.size
-            self.library.tinyflow_add(at(a), n, at(b), n, at(y), n, 1, n)
+            self.library.tinyflow_add(ptr(a), n, ptr(b), n, ptr(y), n, 1, n)
             return y
         y = self.empty(a.shape, a) if out is None and a.ndim == 4 else y
         found = [rows_in_place(z) for z in (a, b, y)]
-        places = [v for m in found if m is not None for v in (at(m), step(m))]
+        places = [v for m in found if m is not None for v in (ptr(m), step(m))]
         if len(places) < 6 or a.shape != b.shape:
             return super().add(a, b, out)
         self.library.tinyflow_add(*places, y.size // y.shape[1], y.shape[1])
@@ -342,7 +342,9 @@ class NativeEngine(Engine):
         y = np.empty((found[0].out, found[1].out, *xb.shape[2:]), np.float32)
         taps = np.empty(y.shape, np.uint8)
         size = xb[0, 0].size
-        self.library.tinyflow_max_pool(at(xb), at(y), at(taps), size, *map(ref, found))
+        self.library.tinyflow_max_pool(
+            ptr(xb), ptr(y), ptr(taps), size, *map(ref, found)
+        )
         return swap(y), swap(taps)
 
     def max_pool2d_input_grad(
@@ -357,43 +359,36 @@ class NativeEngine(Engine):
         dx = np.empty((height, width, n, c), np.float32)
         v, h = map(adjoint, found)
         self.library.tinyflow_max_pool_grad(
-            at(gb), at(taps), at(dx), n * c, ref(v), ref(h)
+            ptr(gb), ptr(taps), ptr(dx), n * c, ref(v), ref(h)
         )
         return swap(dx)
 
     def sgd(self, entries: list[Entry], options: Sequence[Options]) -> None:
         """See :meth:`Engine.sgd`; one pass over each parameter."""
-        for entry, how in zip(entries, options, strict=True):
+        for entry, hyper in zip(entries, options, strict=True):
             if not alike(*entry):
-                super().sgd([entry], [how])
+                super().sgd([entry], [hyper])
                 continue
             p, g, *b = entry
-            names = ("lr", "decay", "momentum", "share", "nesterov")
-            numbers = np.array([how[name] for name in names], np.float32)
-            where = at(b[0] if b else None)
-            self.library.tinyflow_sgd(at(p), at(g), where, p.size, at(numbers))
+            names = ("lr", "decay", "momentum", "nesterov")
+            given = [*(hyper[name] for name in names), 1 - hyper["dampening"]]
+            numbers = np.array(given, np.float32)
+            where = ptr(b[0] if b else None)
+            self.library.tinyflow_sgd(ptr(p), ptr(g), where, p.size, ptr(numbers))
 
     def adam(self, entries: list[Entry], options: Sequence[Options]) -> None:
         """See :meth:`Engine.adam`; one pass over each parameter."""
-        for entry, how in zip(entries, options, strict=True):
+        for entry, hyper in zip(entries, options, strict=True):
             if not alike(*entry):
-                super().adam([entry], [how])
+                super().adam([entry], [hyper])
                 continue
-            (beta1, beta2), t = how["betas"], how["step"]
-            numbers = np.array(
-                [
-                    how["lr"] / (1 - beta1**t),
-                    how["decay"],
-                    how["shrink"],
-                    beta1,
-                    beta2,
-                    1 / math.sqrt(1 - beta2**t),
-                    how["eps"],
-                ],
-                np.float32,
-            )
-            where = [at(array) for array in entry]
-            self.library.tinyflow_adam(*where, entry[0].size, at(numbers))
+            (beta1, beta2), t = hyper["betas"], hyper["step"]
+            unbiased = 1 / math.sqrt(1 - beta2**t)
+            given = [hyper["lr"] / (1 - beta1**t), hyper["decay"], hyper["shrink"]]
+            given += [beta1, beta2, unbiased, hyper["eps"]]
+            numbers = np.array(given, np.float32)
+            where = [ptr(array) for array in entry]
+            self.library.tinyflow_adam(*where, entry[0].size, ptr(numbers))
 
     def _check(self) -> None:
         if self.library.tinyflow_failed():

@@ -26,7 +26,7 @@ def _fast_address(array: Array | None) -> int | None:
 
 _probe = np.zeros(1)
 _fast = _fast_address(_probe) == _slow_address(_probe)  # true of CPython
-at = _fast_address if _fast else _slow_address
+ptr = _fast_address if _fast else _slow_address
 
 
 @cache

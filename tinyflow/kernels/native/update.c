@@ -80,17 +80,17 @@ void tinyflow_add(const float *a, long lda, const float *b, long ldb, float *y, 
     run_tasks(add, &p, (rows + block - 1) / block);
 }
 
-/* o: learning rate, weight decay, momentum, 1 - dampening (1 at the first step), Nesterov
-   or not. */
+/* o: learning rate, weight decay, momentum, Nesterov or not, 1 - dampening (1 at the
+   first step). */
 static void sgd(const void *job, long index) {
   const pass *q = job;
-  float lr = q->o[0], decay = q->o[1], momentum = q->o[2], share = q->o[3];
-  int nesterov = q->o[4] != 0;
+  float lr = q->o[0], decay = q->o[1], momentum = q->o[2], fresh = q->o[4];
+  int nesterov = q->o[3] != 0;
   if (q->m == NULL) {
     EACH(index, q->size) q->p[i] -= lr * (q->g[i] + decay * q->p[i]);
   } else {
     EACH(index, q->size) {
-      float g = q->g[i] + decay * q->p[i], b = momentum * q->m[i] + share * g;
+      float g = q->g[i] + decay * q->p[i], b = momentum * q->m[i] + fresh * g;
       q->m[i] = b;
       q->p[i] -= lr * (nesterov ? g + momentum * b : b);
     }

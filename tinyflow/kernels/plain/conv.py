@@ -40,12 +40,12 @@ TAP_CHANNELS = 256
 def conv2d_forward(x: Array, w: Array, geometry: Conv) -> Array:
     """Output y[n,k,i,j] = Σ_{c,u,v} w[k,c,u,v] x[n, c, i·s+u·d-p, j·s+v·d-p], new."""
     xb, wb, groups = to_hwnc(x), to_hwnc(w), geometry.groups
-    at = windows(xb.shape[:2], geometry.window(wb.shape[:2]))
-    if groups == 1 and (tap := at.only_tap(xb.shape[:2])):
+    grid = windows(xb.shape[:2], geometry.window(wb.shape[:2]))
+    if groups == 1 and (tap := grid.only_tap(xb.shape[:2])):
         return _pixels_times(xb, wb[tap].T)
     if _depthwise(wb, groups):
-        return swap(conv_depthwise.forward(xb, wb[..., 0], at))
-    return swap(_grouped(xb, wb, at, groups))
+        return swap(conv_depthwise.forward(xb, wb[..., 0], grid))
+    return swap(_grouped(xb, wb, grid, groups))
 
 
 def conv2d_input_grad(g: Array, w: Array, x_shape: Shape, geometry: Conv) -> Array:
@@ -58,17 +58,17 @@ def conv2d_input_grad(g: Array, w: Array, x_shape: Shape, geometry: Conv) -> Arr
     """
     gb, wb = to_hwnc(g), to_hwnc(w)
     n, c, h, width = x_shape
-    at, stride = windows((h, width), geometry.window(wb.shape[:2])), geometry.stride
+    grid, stride = windows((h, width), geometry.window(wb.shape[:2])), geometry.stride
     groups = geometry.groups
-    if groups == 1 and (tap := at.only_tap((h, width))):
+    if groups == 1 and (tap := grid.only_tap((h, width))):
         return _pixels_times(gb, wb[tap])
     if _depthwise(wb, groups):
-        return swap(conv_depthwise.input_grad(gb, wb[..., 0], (h, width, n, c), at))
+        return swap(conv_depthwise.input_grad(gb, wb[..., 0], (h, width, n, c), grid))
     # Within a group, (kh, kw, K, C) -> (kh, kw, C, K); groups stay in their order.
     kh, kw, k, cg = wb.shape
     turned = wb.reshape(kh, kw, groups, k // groups, cg).swapaxes(-1, -2)
     turned = turned.reshape(kh, kw, c, k // groups)
-    rows, cols = adjoint(at.rows, stride[0]), adjoint(at.cols, stride[1])
+    rows, cols = adjoint(grid.rows, stride[0]), adjoint(grid.cols, stride[1])
     if stride == (1, 1) and rows and cols:
         dense = Windows(rows[0][1], cols[0][1], (1, 1), (h, width))
         return swap(_grouped(gb, turned, dense, groups))
@@ -85,8 +85,8 @@ def conv2d_weight_grad(g: Array, x: Array, w_shape: Shape, geometry: Conv) -> Ar
     """∂L/∂w[k,c,u,v] = Σ_{n,i,j} g[n,k,i,j] x[n, c, i·s+u·d-p, j·s+v·d-p], new."""
     gb, xb = to_hwnc(g), to_hwnc(x)
     (k, cg, kh, kw), groups = w_shape, geometry.groups
-    at = windows(xb.shape[:2], geometry.window((kh, kw)))
-    if groups == 1 and (tap := at.only_tap(xb.shape[:2])):
+    grid = windows(xb.shape[:2], geometry.window((kh, kw)))
+    if groups == 1 and (tap := grid.only_tap(xb.shape[:2])):
         sums = product(to_rows(swap(gb)).T, to_rows(swap(xb)), len(x))
         if kh == kw == 1:
             return swap(sums.reshape(1, 1, k, cg))
@@ -94,15 +94,15 @@ def conv2d_weight_grad(g: Array, x: Array, w_shape: Shape, geometry: Conv) -> Ar
         dw[tap] = sums
         return swap(dw)
     if cg == 1 and k == groups:
-        return swap(conv_depthwise.weight_grad(gb, xb, (kh, kw, k), at)[..., None])
+        return swap(conv_depthwise.weight_grad(gb, xb, (kh, kw, k), grid)[..., None])
     if groups == 1:
-        return swap(_dense_weight_grad(gb, xb, (kh, kw, k, cg), at))
+        return swap(_dense_weight_grad(gb, xb, (kh, kw, k, cg), grid))
     xp = array_module(x)
     dw = xp.empty((kh, kw, k, cg), dtype=x.dtype)
     for i in range(groups):
         ks, cs = _channels(i, k // groups), _channels(i, cg)
         gi, xi = (xp.ascontiguousarray(z) for z in (gb[..., ks], xb[..., cs]))
-        dw[:, :, ks] = _dense_weight_grad(gi, xi, (kh, kw, k // groups, cg), at)
+        dw[:, :, ks] = _dense_weight_grad(gi, xi, (kh, kw, k // groups, cg), grid)
     return swap(dw)
 
 
@@ -122,20 +122,20 @@ def _channels(group: int, count: int) -> slice:
     return slice(group * count, (group + 1) * count)
 
 
-def _grouped(x: Array, w: Array, at: Windows, groups: int) -> Array:
+def _grouped(x: Array, w: Array, grid: Windows, groups: int) -> Array:
     """Output (H', W', N, K) of x (H, W, N, C) and w (kh, kw, K, C/groups)."""
     if groups == 1:
-        return _dense(x, w, at)
+        return _dense(x, w, grid)
     xp = array_module(x)
     k, c = w.shape[2] // groups, w.shape[3]
-    y: Array = xp.empty((*at.out, x.shape[2], w.shape[2]), dtype=x.dtype)
+    y: Array = xp.empty((*grid.out, x.shape[2], w.shape[2]), dtype=x.dtype)
     for i in range(groups):
         ks, cs = _channels(i, k), _channels(i, c)
-        y[..., ks] = _dense(xp.ascontiguousarray(x[..., cs]), w[:, :, ks], at)
+        y[..., ks] = _dense(xp.ascontiguousarray(x[..., cs]), w[:, :, ks], grid)
     return y
 
 
-def _dense(x: Array, w: Array, at: Windows) -> Array:
+def _dense(x: Array, w: Array, grid: Windows) -> Array:
     """One group, by the kernel that suits it; the selection rule of the whole library.
 
     Where a single tap meets the whole map, as in 1x1 kernels, nothing comes here: that
@@ -153,45 +153,45 @@ def _dense(x: Array, w: Array, at: Windows) -> Array:
     Threads take rows of the output; or, where those are few, channels of it.
     """
     xp = array_module(x)
-    y: Array = xp.empty((*at.out, x.shape[2], w.shape[2]), dtype=x.dtype)
-    if _empty(y, x, at):
+    y: Array = xp.empty((*grid.out, x.shape[2], w.shape[2]), dtype=x.dtype)
+    if _empty(y, x, grid):
         y[...] = 0
         return y
-    narrow = at.out[1] <= TAP_WIDTH or x.shape[3] >= TAP_CHANNELS
-    if _few_channels(x, at):
+    narrow = grid.out[1] <= TAP_WIDTH or x.shape[3] >= TAP_CHANNELS
+    if _few_channels(x, grid):
         kernel = conv_stack.forward
-    elif len(at.cols) > 1 and narrow:
+    elif len(grid.cols) > 1 and narrow:
         kernel = conv_taps.forward
     else:
         kernel = conv_rows.forward
 
     def some_rows(lo: int, hi: int) -> None:
-        part = at.part(lo, hi)
+        part = grid.part(lo, hi)
         if part.rows:
             kernel(x, w, part, y[lo:hi])
         else:
             y[lo:hi] = 0
 
     def some_channels(lo: int, hi: int) -> None:
-        kernel(x, w[:, :, lo:hi], at, y[..., lo:hi])
+        kernel(x, w[:, :, lo:hi], grid, y[..., lo:hi])
 
-    _share(y, _products(x, w.shape, at), some_rows, some_channels)
+    _divide(y, _products(x, w.shape, grid), some_rows, some_channels)
     return y
 
 
 def _dense_weight_grad(
-    g: Array, x: Array, w_shape: tuple[int, ...], at: Windows
+    g: Array, x: Array, w_shape: tuple[int, ...], grid: Windows
 ) -> Array:
     """The gradient dW (kh, kw, K, C) of one group; see :func:`_dense` for the rule."""
     xp = array_module(x)
     dw: Array = xp.empty(w_shape, dtype=x.dtype)
-    if _empty(dw, x, at):
+    if _empty(dw, x, grid):
         dw[...] = 0
         return dw
-    kernel = (conv_stack if _few_channels(x, at) else conv_rows).weight_grad
+    kernel = (conv_stack if _few_channels(x, grid) else conv_rows).weight_grad
 
     def some_rows(lo: int, hi: int) -> Array:
-        part = at.part(lo, hi)
+        part = grid.part(lo, hi)
         sums = dw if lo == 0 else xp.empty(w_shape, dtype=x.dtype)
         if part.rows:
             kernel(g[lo:hi], x, part, sums)
@@ -200,16 +200,16 @@ def _dense_weight_grad(
         return sums
 
     def some_channels(lo: int, hi: int) -> Array:
-        kernel(g[..., lo:hi], x, at, dw[:, :, lo:hi])
+        kernel(g[..., lo:hi], x, grid, dw[:, :, lo:hi])
         return dw
 
-    for sums in _share(g, _products(x, w_shape, at), some_rows, some_channels):
+    for sums in _divide(g, _products(x, w_shape, grid), some_rows, some_channels):
         if sums is not dw:
             dw += sums
     return dw
 
 
-def _share(
+def _divide(
     y: Array,
     products: int,
     some_rows: Callable[[int, int], Result],
@@ -220,19 +220,19 @@ def _share(
     along_channels = channels > y.size // channels or rows < threads.count()
     total, work = (channels, some_channels) if along_channels else (rows, some_rows)
     least = -(-threads.PRODUCTS * total // products)
-    return threads.share(y, total, least, work, samples)
+    return threads.divide(y, total, least, work, samples)
 
 
-def _products(x: Array, w_shape: tuple[int, ...], at: Windows) -> int:
+def _products(x: Array, w_shape: tuple[int, ...], grid: Windows) -> int:
     """Multiplications of a convolution, those with padding included."""
-    taken = len(at.rows) * len(at.cols) * int(w_shape[2]) * int(w_shape[3])
-    return at.out[0] * at.out[1] * int(x.shape[2]) * taken
+    taken = len(grid.rows) * len(grid.cols) * int(w_shape[2]) * int(w_shape[3])
+    return grid.out[0] * grid.out[1] * int(x.shape[2]) * taken
 
 
-def _empty(result: Array, x: Array, at: Windows) -> bool:
+def _empty(result: Array, x: Array, grid: Windows) -> bool:
     """Whether there is nothing but padding, no image, or no result."""
-    return not (at.rows and at.cols and x.size and result.size)
+    return not (grid.rows and grid.cols and x.size and result.size)
 
 
-def _few_channels(x: Array, at: Windows) -> bool:
-    return len(at.rows) > 1 and len(at.cols) * int(x.shape[3]) <= STACK_LENGTH
+def _few_channels(x: Array, grid: Windows) -> bool:
+    return len(grid.rows) > 1 and len(grid.cols) * int(x.shape[3]) <= STACK_LENGTH

@@ -23,33 +23,33 @@ BLOCK_BYTES = 1 << 20
 """Bytes of output per block (one row at least)."""
 
 
-def forward(x: Array, w: Array, at: Windows) -> Array:
+def forward(x: Array, w: Array, grid: Windows) -> Array:
     """The output (H', W', N, C), new, for x (H, W, N, C) and w (kh, kw, C)."""
     xp = array_module(x)
-    y: Array = xp.zeros((*at.out, *x.shape[2:]), dtype=x.dtype)
-    for row, col, target, source in at.shifts(_height(y)):
+    y: Array = xp.zeros((*grid.out, *x.shape[2:]), dtype=x.dtype)
+    for row, col, target, source in grid.shifts(_height(y)):
         product = scratch("product", y[target].shape, x)
         xp.multiply(x[source], w[row.index, col.index], out=product)
         y[target] += product
     return y
 
 
-def input_grad(g: Array, w: Array, x_shape: tuple[int, ...], at: Windows) -> Array:
+def input_grad(g: Array, w: Array, x_shape: tuple[int, ...], grid: Windows) -> Array:
     """The gradient dx (H, W, N, C), new, for g (H', W', N, C)."""
     xp = array_module(g)
     dx: Array = xp.zeros(x_shape, dtype=g.dtype)
-    for row, col, target, source in at.shifts(_height(g)):
+    for row, col, target, source in grid.shifts(_height(g)):
         product = scratch("product", g[target].shape, g)
         xp.multiply(g[target], w[row.index, col.index], out=product)
         dx[source] += product
     return dx
 
 
-def weight_grad(g: Array, x: Array, w_shape: tuple[int, ...], at: Windows) -> Array:
+def weight_grad(g: Array, x: Array, w_shape: tuple[int, ...], grid: Windows) -> Array:
     """The gradient dw (kh, kw, C), new, for g (H', W', N, C) and x (H, W, N, C)."""
     xp = array_module(x)
     dw: Array = xp.zeros(w_shape, dtype="float64" if xp is np else x.dtype)
-    for row, col, target, source in at.shifts(_height(g)):
+    for row, col, target, source in grid.shifts(_height(g)):
         product = scratch("product", g[target].shape, x)
         xp.multiply(g[target], x[source], out=product)
         dw[row.index, col.index] += column_sums(product.reshape(-1, w_shape[2]))

@@ -42,18 +42,18 @@ kernels gain nothing and would pay for turning the result.
 """
 
 
-def forward(x: Array, w: Array, at: Windows, y: Array) -> None:
+def forward(x: Array, w: Array, grid: Windows, y: Array) -> None:
     """Write the output for x (H, W, N, C) and w (kh, kw, K, C) to y (H', W', N, K).
 
     Traffic: x is read once, its columns written and read in L2, y written once and
     updated kh - 1 times while its rows are warm.
     """
     xp = array_module(x)
-    first = at.rows[0].index
-    y[: at.rows[0].lo] = 0
-    y[at.rows[0].hi :] = 0
-    kernel = _kernel_rows(w, at)
-    for tap, target, col in _blocks(x, at, least_rows=1):
+    first = grid.rows[0].index
+    y[: grid.rows[0].lo] = 0
+    y[grid.rows[0].hi :] = 0
+    kernel = _kernel_rows(w, grid)
+    for tap, target, col in _blocks(x, grid, least_rows=1):
         rows = y[target].reshape(-1, w.shape[2])
         if tap == first:  # comes to every output row before the other taps do
             xp.matmul(col, kernel[tap], out=rows)
@@ -63,7 +63,7 @@ def forward(x: Array, w: Array, at: Windows, y: Array) -> None:
             rows += product
 
 
-def weight_grad(g: Array, x: Array, at: Windows, dw: Array) -> None:
+def weight_grad(g: Array, x: Array, grid: Windows, dw: Array) -> None:
     """Write the gradient dW (kh, kw, K, C) for g (H', W', N, K) and x (H, W, N, C).
 
     Traffic: x and g are read once, the columns written once (made again here rather
@@ -71,12 +71,12 @@ def weight_grad(g: Array, x: Array, at: Windows, dw: Array) -> None:
     """
     xp = array_module(x)
     kh, kw, k, c = dw.shape
-    if len(at.rows) < kh or len(at.cols) < kw:
+    if len(grid.rows) < kh or len(grid.cols) < kw:
         dw[...] = 0  # some taps meet nothing but padding
-    width, thin = len(at.cols) * c, k <= THIN
+    width, thin = len(grid.cols) * c, k <= THIN
     total = scratch("total", (kh, width, k) if thin else (kh, k, width), x)
     seen = set()
-    for tap, target, col in _blocks(x, at, least_rows=WEIGHT_BLOCK_ROWS):
+    for tap, target, col in _blocks(x, grid, least_rows=WEIGHT_BLOCK_ROWS):
         rows = g[target].reshape(-1, k)
         factors = (col.T, rows) if thin else (rows.T, col)
         if tap in seen:
@@ -88,35 +88,35 @@ def weight_grad(g: Array, x: Array, at: Windows, dw: Array) -> None:
             xp.matmul(*factors, out=total[tap])
     for tap in seen:
         sums = total[tap].T if thin else total[tap]
-        for v, met in enumerate(at.cols):
+        for v, met in enumerate(grid.cols):
             dw[tap, met.index] = sums[:, v * c : (v + 1) * c]
 
 
-def _kernel_rows(w: Array, at: Windows) -> dict[int, Array]:
+def _kernel_rows(w: Array, grid: Windows) -> dict[int, Array]:
     """W[u]^T, a (kw C, K) matrix for each vertical tap u, of the taps that count."""
     rows = {}
-    for u in (tap.index for tap in at.rows):
-        taken = [w[u, tap.index].T for tap in at.cols]
+    for u in (tap.index for tap in grid.rows):
+        taken = [w[u, tap.index].T for tap in grid.cols]
         xp = array_module(w)
         rows[u] = taken[0] if len(taken) == 1 else xp.concatenate(taken)
     return rows
 
 
 def _blocks(
-    x: Array, at: Windows, least_rows: int
+    x: Array, grid: Windows, least_rows: int
 ) -> Iterator[tuple[int, slice, Array]]:
     """Every product to be made: (tap u, output rows, their columns as a matrix).
 
     A product's columns are valid until the next one is asked for.
     """
-    for phase, met in phases(at.rows, at.stride[0]):
-        thinned = x[phase :: at.stride[0]]
+    for phase, met in phases(grid.rows, grid.stride[0]):
+        thinned = x[phase :: grid.stride[0]]
         begin = min(tap.start for tap in met)
         end = max(tap.start + tap.hi - tap.lo for tap in met)
-        step = _block_height(x, at, least_rows)
+        step = _block_height(x, grid, least_rows)
         for a in range(begin, end, step):
             b = min(a + step, end)
-            col = row_columns(thinned[a:b], at, clear=a == begin)
+            col = row_columns(thinned[a:b], grid, clear=a == begin)
             for tap in met:
                 shift = tap.start - tap.lo  # output row o reads input row o + shift
                 lo, hi = max(tap.lo, a - shift), min(tap.hi, b - shift)
@@ -125,10 +125,10 @@ def _blocks(
                     yield tap.index, slice(lo, hi), taken.reshape(-1, col.shape[-1])
 
 
-def _block_height(x: Array, at: Windows, least_rows: int) -> int:
+def _block_height(x: Array, grid: Windows, least_rows: int) -> int:
     """Input rows whose columns are gathered at a time."""
-    if not isinstance(x, np.ndarray) or needs_no_gather(x, at):
+    if not isinstance(x, np.ndarray) or needs_no_gather(x, grid):
         return int(x.shape[0])  # a GPU wants few large launches, not a warm L2 cache
-    pixels_per_row = at.out[1] * int(x.shape[2])
-    bytes_per_row = pixels_per_row * len(at.cols) * int(x.shape[3]) * x.itemsize
+    pixels_per_row = grid.out[1] * int(x.shape[2])
+    bytes_per_row = pixels_per_row * len(grid.cols) * int(x.shape[3]) * x.itemsize
     return max(1, BLOCK_BYTES // bytes_per_row, -(-least_rows // pixels_per_row))

@@ -15,7 +15,7 @@ from tinyflow.kernels.plain.scratch import scratch
 from tinyflow.kernels.window import Tap, Windows
 
 
-def forward(x: Array, w: Array, at: Windows, y: Array) -> None:
+def forward(x: Array, w: Array, grid: Windows, y: Array) -> None:
     """Write the output for x (H, W, N, C) and w (kh, kw, K, C) to y (H', W', N, K).
 
     Traffic: x is read, and y updated through a product of its size, once per tap. It
@@ -23,17 +23,17 @@ def forward(x: Array, w: Array, at: Windows, y: Array) -> None:
     """
     xp = array_module(x)
     n, c, k = x.shape[2], x.shape[3], w.shape[2]
-    pairs = [(row, col) for row in at.rows for col in at.cols]
+    pairs = [(row, col) for row in grid.rows for col in grid.cols]
     pairs.sort(key=lambda pair: _area(*pair), reverse=True)
-    whole = _area(*pairs[0]) == at.out[0] * at.out[1]
+    whole = _area(*pairs[0]) == grid.out[0] * grid.out[1]
     if not whole:
         y[...] = 0
     for row, col in pairs:
         target = y[row.target, col.target]
         height, width = target.shape[:2]
-        shifted = x[row.source(at.stride[0]), col.source(at.stride[1])]
+        shifted = x[row.source(grid.stride[0]), col.source(grid.stride[1])]
         wt = w[row.index, col.index].T
-        if width == at.out[1]:  # whole rows, one matrix
+        if width == grid.out[1]:  # whole rows, one matrix
             height, width = 1, height * width
         source = shifted.reshape(height, width * n, c)
         if whole and (row, col) == pairs[0]:

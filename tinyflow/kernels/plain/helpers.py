@@ -148,9 +148,9 @@ class _Helper(threading.Thread):
 
     def take(self, job: Callable[[], Any]) -> None:
         """Begin a job."""
-        begin, *at = (self.bed.release,) if self.asleep else (_unlock, self.go)
+        begin, *given = (self.bed.release,) if self.asleep else (_unlock, self.go)
         self.job, self.outcome, self.busy = job, None, True
-        begin(*at)
+        begin(*given)
 
     def rest(self) -> None:
         """Sleep until there is a job."""

@@ -95,7 +95,7 @@ def normalize(
             if relu:
                 xp.maximum(to, zeros(to), out=to)
 
-    _share(len(x), rows, part)
+    _divide(len(x), rows, part)
     return from_rows(y, x.shape)
 
 
@@ -143,7 +143,7 @@ def input_grad(g: Array, x: Array, a: Array, b: Array, c: Array) -> Array:
             to += product
             to += c
 
-    _share(len(x), gr, part)
+    _divide(len(x), gr, part)
     return from_rows(dx, x.shape)
 
 
@@ -158,7 +158,7 @@ def gate(x: Array, s: Array) -> Array:
     def part(lo: int, hi: int) -> None:
         array_module(x).multiply(rows[lo:hi], gates, out=y[lo:hi])
 
-    _share(len(x), rows, part)
+    _divide(len(x), rows, part)
     return from_rows(y, x.shape)
 
 
@@ -188,19 +188,19 @@ def channel_sum(g: Array) -> Array:
     return _fold(total, n).astype(g.dtype)
 
 
-def _share(
+def _divide(
     samples: int, rows: Array, part: Callable[[int, int], Result]
 ) -> list[Result]:
     """The results of part(first row, last row + 1), shared among threads."""
     least = threads.WORTH // max(rows.shape[1], 1)
-    return threads.share(rows, len(rows), least, part, samples)
+    return threads.divide(rows, len(rows), least, part, samples)
 
 
 def _sums(
     samples: int, rows: Array, part: Callable[[int, int], tuple[Array, ...]]
 ) -> list[Array]:
     """The same, added up."""
-    parts = _share(samples, rows, part)
+    parts = _divide(samples, rows, part)
     return [sum(s[1:], s[0]) for s in zip(*parts, strict=True)]
 
 

@@ -36,11 +36,11 @@ def max_pool2d_forward(x: Array, window: Window) -> tuple[Array, Array]:
     """
     xp = array_module(x)
     xb = to_hwnc(x)
-    at = windows(xb.shape[:2], window)
-    y = xp.full((*at.out, *xb.shape[2:]), -xp.inf, dtype=x.dtype)
+    grid = windows(xb.shape[:2], window)
+    y = xp.full((*grid.out, *xb.shape[2:]), -xp.inf, dtype=x.dtype)
     argmax = xp.empty(y.shape, dtype="uint8" if window.taps <= 256 else "i4")
-    argmax[...] = _first_taps(argmax, window.kernel[1], at)
-    for tap, target, source in _shifts(y, window.kernel[1], at):
+    argmax[...] = _first_taps(argmax, window.kernel[1], grid)
+    for tap, target, source in _shifts(y, window.kernel[1], grid):
         seen, best = xb[source], y[target]
         better = seen > best
         better |= seen != seen
@@ -58,11 +58,11 @@ def max_pool2d_input_grad(
     xp = array_module(g)
     gb, winner = to_hwnc(g), to_hwnc(argmax)
     n, c, h, w = x_shape
-    at = windows((h, w), window)
+    grid = windows((h, w), window)
     kernel, stride, _, dilation, _ = window
     alone = dilation == (1, 1) and stride[0] >= kernel[0] and stride[1] >= kernel[1]
     dx = xp.zeros((h, w, n, c), g.dtype if alone else _sum_dtype(g, window))
-    for tap, target, source in _shifts(gb, window.kernel[1], at):
+    for tap, target, source in _shifts(gb, window.kernel[1], grid):
         hit = winner[target] == tap
         if alone:  # no pixel is seen twice
             kept(gb[target], hit, dx[source])
@@ -76,9 +76,9 @@ def avg_pool2d_forward(
 ) -> Array:
     """(Sum over each window) / D, new; D is :func:`_divisor`'s."""
     xb = to_hwnc(x)
-    at = windows(xb.shape[:2], window)
-    y = array_module(x).zeros((*at.out, *xb.shape[2:]), _sum_dtype(x, window))
-    for _, target, source in _shifts(y, window.kernel[1], at):
+    grid = windows(xb.shape[:2], window)
+    y = array_module(x).zeros((*grid.out, *xb.shape[2:]), _sum_dtype(x, window))
+    for _, target, source in _shifts(y, window.kernel[1], grid):
         y[target] += xb[source]
     y /= _divisor(y, x.shape[2:], window, count_include_pad, divisor_override)
     return swap(y.astype(x.dtype, copy=False))
@@ -94,11 +94,11 @@ def avg_pool2d_input_grad(
     """∂L/∂x = sum of g / D over the windows that saw x, new."""
     gb = to_hwnc(g)
     n, c, h, w = x_shape
-    at = windows((h, w), window)
+    grid = windows((h, w), window)
     each = _divisor(gb, x_shape[2:], window, count_include_pad, divisor_override)
     share = gb / each
     dx = array_module(g).zeros((h, w, n, c), _sum_dtype(g, window))
-    for _, target, source in _shifts(share, window.kernel[1], at):
+    for _, target, source in _shifts(share, window.kernel[1], grid):
         dx[source] += share[target]
     return swap(dx.astype(g.dtype, copy=False))
 
@@ -109,23 +109,23 @@ def _sum_dtype(x: Array, window: Window) -> Any:
     return np.float64 if wide else x.dtype
 
 
-def _shifts(y: Array, kw: int, at: Windows) -> Iterator[tuple[int, Place, Place]]:
+def _shifts(y: Array, kw: int, grid: Windows) -> Iterator[tuple[int, Place, Place]]:
     """Every (tap number, place in y, place in x) of :meth:`Windows.shifts`."""
-    height = at.out[0]
+    height = grid.out[0]
     if isinstance(y, np.ndarray):
         height = max(1, BLOCK_BYTES // max(1, y[0].nbytes))
-    for row, col, target, source in at.shifts(height):
+    for row, col, target, source in grid.shifts(height):
         yield row.index * kw + col.index, target, source
 
 
-def _first_taps(like: Array, kw: int, at: Windows) -> Array:
+def _first_taps(like: Array, kw: int, grid: Windows) -> Array:
     """The first tap of each window that lies inside the map, (H', W', 1, 1)."""
     xp = array_module(like)
-    first_row = xp.zeros((at.out[0], 1, 1, 1), dtype=like.dtype)
-    first_col = xp.zeros((1, at.out[1], 1, 1), dtype=like.dtype)
-    for tap in reversed(at.rows):
+    first_row = xp.zeros((grid.out[0], 1, 1, 1), dtype=like.dtype)
+    first_col = xp.zeros((1, grid.out[1], 1, 1), dtype=like.dtype)
+    for tap in reversed(grid.rows):
         first_row[tap.target] = tap.index * kw
-    for tap in reversed(at.cols):
+    for tap in reversed(grid.cols):
         first_col[:, tap.target] = tap.index
     result: Array = first_row + first_col
     return result

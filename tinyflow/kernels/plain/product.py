@@ -10,7 +10,7 @@ def product(a: Array, b: Array, samples: int) -> Array:
     """The product a b of (M, D) and (D, N) in any memory order, new.
 
     Threads take rows or columns of it, whichever there are more of. `samples`: see
-    :func:`tinyflow.kernels.plain.threads.share`.
+    :func:`tinyflow.kernels.plain.threads.divide`.
     """
     (m, depth), n = a.shape, b.shape[1]
     matmul = array_module(a).matmul
@@ -23,5 +23,5 @@ def product(a: Array, b: Array, samples: int) -> Array:
     def columns(lo: int, hi: int) -> None:
         matmul(a, b[:, lo:hi], out=y[:, lo:hi])
 
-    threads.share(a, max(m, n), least, rows if m >= n else columns, samples)
+    threads.divide(a, max(m, n), least, rows if m >= n else columns, samples)
     return y

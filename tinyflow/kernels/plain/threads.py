@@ -49,7 +49,7 @@ def count() -> int:
     return wanted() if helpers.AVAILABLE else 1
 
 
-def share(
+def divide(
     like: Array,
     total: int,
     least: int,
@@ -65,7 +65,7 @@ def share(
         total: how many pieces there are.
         least: of them for each thread.
         work: is given parts equal within one piece. What it raises is raised here.
-            `share` within it does not divide further.
+            `divide` within it does not divide further.
         samples: in the batch; with FEW there is one part, and BLAS has its threads.
     """
     size = count() - 1
@@ -102,7 +102,7 @@ def both(
     def part(lo: int, hi: int) -> list[Result]:
         return [task() for task in tasks[lo:hi]]
 
-    return [r for results in share(like, 2, 1, part, samples) for r in results]
+    return [r for results in divide(like, 2, 1, part, samples) for r in results]
 
 
 def pointwise(work: Callable[..., object], *arrays: Array) -> None:
@@ -122,4 +122,4 @@ def pointwise(work: Callable[..., object], *arrays: Array) -> None:
         for start in range(lo, hi, BLOCK):
             work(*(a[start : min(start + BLOCK, hi)] for a in flat))
 
-    share(first, first.size, WORTH, part, len(first))
+    divide(first, first.size, WORTH, part, len(first))

@@ -33,17 +33,18 @@ def sgd(
     lr: float,
     decay: float,
     momentum: float,
-    share: float,
+    dampening: float,
     nesterov: bool,
 ) -> None:
-    """G ← g + λ p;  b ← μ b + share g;  p ← p - η b, or - η (g + μ b); without b, g."""
+    """G ← g + λ p;  b ← μ b + (1-τ) g;  p ← p - η b, or - η (g + μ b); without b, g."""
     for block in _blocks(p, g, *(() if b is None else (b,))):
         p, g, *state = block
         xp, spare = array_module(p), scratch("product", p.shape, p)
         direction = g = _with_decay(p, g, decay)
         for b in state:
             b *= momentum
-            b += g if share == 1 else xp.multiply(g, share, out=spare)
+            fresh = 1 - dampening
+            b += g if fresh == 1 else xp.multiply(g, fresh, out=spare)
             direction = b
             if nesterov:
                 direction = xp.multiply(b, momentum, out=spare)
@@ -113,7 +114,7 @@ def _blocks(*arrays: Array) -> Iterator[tuple[Array, ...]]:
         yield tuple(a[start : start + rows] for a in arrays)
 
 
-def share(
+def divide(
     entries: Sequence[tuple[Array, ...]], work: Callable[..., object], options: Any
 ) -> None:
     """``work(*entry, **option)`` for each; large ones in parts shared among threads.
@@ -140,4 +141,4 @@ def share(
             elif a < b and a == 0:  # whole, by whoever comes to its first number
                 work(*entry, **option)
 
-    threads.share(large[0][0][0], ends[-1], threads.WORTH, part)
+    threads.divide(large[0][0][0], ends[-1], threads.WORTH, part)
