@@ -96,9 +96,9 @@ def test_every_mistake_is_one_sentence(
     assert sorted(place.rglob("*")) == before
 
 
-@pytest.mark.parametrize(("epoch", "word"), [(1, "nothing was kept"), (2, "are kept")])
+@pytest.mark.parametrize("epoch", [1, 2])
 def test_interrupted_on_the_command_line(
-    place: Path, monkeypatch: pytest.MonkeyPatch, epoch: int, word: str
+    place: Path, monkeypatch: pytest.MonkeyPatch, epoch: int
 ) -> None:
     class Stopping(PlainReport):
         def __call__(self, event: Event) -> None:
@@ -106,7 +106,10 @@ def test_interrupted_on_the_command_line(
 
     monkeypatch.setattr(cli, "terminal_report", Stopping)
     result = run(ARGS)
-    assert result.exit_code == 130 and word in result.stderr
+    assert result.exit_code == 130
+    assert result.stderr.endswith(
+        "--resume runs/tiny-shapes-1 goes on where it stopped\n"
+    )
 
 
 def test_interrupted_before_anything(monkeypatch: pytest.MonkeyPatch) -> None:

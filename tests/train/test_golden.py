@@ -248,7 +248,7 @@ def test_a_full_disk_while_curves_are_drawn_ends_the_run(place, monkeypatch):
     def full(*args):
         raise OSError(28, "No space left on device", "curves.png")
 
-    monkeypatch.setattr(loop, "_draw", full)
+    monkeypatch.setattr(loop.Loop, "_draw", full)
     with pytest.raises(TrainError, match=r"curves.png cannot be written .*epoch 3 .*"):
         train(replace(CONFIG, output=place / "out"))
     assert load_checkpoint(place / "out", models.find)[1].epoch == 3

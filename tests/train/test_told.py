@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 import models
-from tests.train.small import SMALL, stop_at
+from tests.train.small import SMALL
 from tests.train.small import place as place
 from tinyflow import Tape
-from tinyflow.train import TrainError, load_checkpoint, loop, train
+from tinyflow.train import TrainError, load_checkpoint, loop, record, run, train
 from tinyflow.train.events import Event, Step
 from tinyflow.train.folder import RunFolder
 
@@ -65,8 +65,8 @@ def test_memory_that_is_freed_is_kept_before_anything_is_made(
     def asked(name: str) -> Callable[..., None]:
         return lambda *args: order.append(name)
 
-    monkeypatch.setattr(loop, "keep_freed_memory", asked("keep"))
-    monkeypatch.setattr(loop, "prepare", asked("prepare"))
+    monkeypatch.setattr(run, "keep_freed_memory", asked("keep"))
+    monkeypatch.setattr(run, "prepare", asked("prepare"))
     with pytest.raises(AttributeError):  # nothing was prepared
         train(SMALL)
     assert order == ["keep", "prepare"]
@@ -93,9 +93,13 @@ def test_steps_are_traced_by_their_number_in_the_run(place: Path, every: int) ->
     assert traced == [str(n) for n in range(0, 12, every)]
 
 
-def test_a_trace_goes_with_the_run_that_ends_without_an_epoch(place: Path) -> None:
+def test_a_trace_goes_with_the_run_that_ends_without_a_step(place: Path) -> None:
+    def stop(event: Event) -> None:
+        raise KeyboardInterrupt
+
     config = replace(SMALL, trace_every=1, output=place / "out")
-    train(config, stop_at(1, KeyboardInterrupt), tracer=Tracer)
+    result = train(config, stop, tracer=Tracer)
+    assert result.folder is None and result.interrupted
     assert list(place.iterdir()) == []
 
 
@@ -117,7 +121,7 @@ def test_options_are_written_first_or_the_run_ends(
     def full(path: Path) -> None:
         raise OSError(28, "No space left on device", str(path))
 
-    monkeypatch.setattr(loop, "replacing", full)
+    monkeypatch.setattr(record, "replacing", full)
     with pytest.raises(TrainError, match=r"config\.json cannot be written \(No space"):
         train(replace(SMALL, output=place / "again"))
     assert [p.name for p in place.iterdir()] == ["out"]

@@ -294,8 +294,9 @@ def test_plain_lines_say_what_remains(
 
 def test_interrupted_in_the_first_epoch(place: Path) -> None:
     result = train(SMALL, stop_at(1, KeyboardInterrupt))
-    assert result.folder is None and result.interrupted
-    assert list(place.iterdir()) == []
+    assert result.interrupted and not result.rows and result.folder is not None
+    files = {path.name for path in result.folder.iterdir()}
+    assert files == {"config.json", "metrics.csv", "state.safetensors"}
 
 
 def test_interrupted_in_the_second_epoch(place: Path) -> None:
@@ -334,7 +335,11 @@ def test_a_full_disk(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_existing_empty_folder_is_used_and_never_removed(place: Path) -> None:
     (place / "out").mkdir()
     config = replace(SMALL, output=place / "out")
-    train(config, stop_at(1, KeyboardInterrupt))
+
+    def stop(event: Event) -> None:
+        raise KeyboardInterrupt
+
+    assert train(config, stop).folder is None
     assert list((place / "out").iterdir()) == []
     train(config)
     assert (place / "out" / "metrics.csv").is_file()

@@ -18,11 +18,13 @@ from tinyflow.flow import FlowError
 from tinyflow.flow.trace import TraceWriter
 from tinyflow.network import Find, Network, Zoo
 from tinyflow.train import ConfigError, Result, TrainConfig, TrainError, train
+from tinyflow.train import resume as go_on
 from tinyflow.train.config import (
     EPOCHS,
     EPOCHS_LARGE,
     check_listing,
     check_named,
+    check_resuming,
     default_epochs,
     idle_on_cpu,
 )
@@ -123,6 +125,19 @@ def main(
         int | None,
         typer.Option(help="Write the block terms of every so many steps."),
     ] = None,
+    save_every: Annotated[
+        str,
+        typer.Option(
+            help="When the state of the run is saved: epoch, '5 epochs' or '200 steps'."
+        ),
+    ] = DEFAULT.save_every,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            help="Go on with the run in this folder, stopped or killed, as if it had "
+            "not been; all other options are the run's own."
+        ),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option(help="Run folder  [default: runs/<model>-<dataset>-<n>]"),
@@ -141,6 +156,21 @@ def main(
         if list_models:
             check_listing(given, num_classes)
             print("\n".join(zoo.list_models(num_classes or 10)))
+            return
+        if resume is not None:
+            check_resuming(given)
+            with terminal_report() as report:
+                result = go_on(
+                    resume,
+                    with_own(zoo.find),
+                    report,
+                    TraceWriter,
+                    data_dir=data_dir,
+                    said=lambda sentence: print(
+                        f"{PROGRAM}: {sentence}", file=sys.stderr
+                    ),
+                )
+            finish(result)
             return
         if not model:
             raise ConfigError(
@@ -181,11 +211,11 @@ def _find(find: Find, name: str) -> Network:
 def finish(result: Result) -> None:
     """Say where the run is and how good it got."""
     if result.folder is None:
-        fail(
-            PROGRAM,
-            "interrupted before the first epoch was finished; nothing was kept",
-            ending.code(),
-        )
+        said = "interrupted before the first step was finished; nothing was kept"
+        fail(PROGRAM, said, ending.code())
+    on = f"interrupted; --resume {result.folder} goes on where it stopped"
+    if not result.rows:
+        fail(PROGRAM, on, ending.code())
     last, best = result.last, result.best
     print(
         f"{result.folder}: test accuracy {100 * last.test_accuracy:.1f} % after the "
@@ -193,8 +223,7 @@ def finish(result: Result) -> None:
         f"({best.epoch}, chosen on the test set)"
     )
     if result.interrupted:
-        sentence = f"interrupted; finished epochs are kept in {result.folder}"
-        fail(PROGRAM, sentence, ending.code())
+        fail(PROGRAM, on, ending.code())
 
 
 def run(zoo: Zoo) -> None:

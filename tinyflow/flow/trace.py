@@ -54,16 +54,21 @@ class Row:
 class TraceWriter:
     """Appends the terms of a retained tape to ``trace.csv`` in `folder`.
 
+    Args:
+        folder: of the run.
+        again: the file is there, and the run goes on.
+
     Attributes:
         path: the file.
         closure_max: largest conservation error seen, relative.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, again: bool = False) -> None:
         self.path = folder / FILE
         self.closure_max = 0.0
-        with self.path.open("x", encoding="utf-8", newline="") as file:
-            file.write(",".join(COLUMNS) + "\n")
+        if not again:
+            with self.path.open("x", encoding="utf-8", newline="") as file:
+                file.write(",".join(COLUMNS) + "\n")
 
     def __call__(self, step: int, loss: float, tape: Tape) -> None:
         """Write the block terms of one step (a Tape(retain="edges") after backward)."""

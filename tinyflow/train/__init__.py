@@ -2,8 +2,9 @@
 
 from tinyflow.train.checkpoint import CheckpointError, Metadata, load_checkpoint
 from tinyflow.train.config import ConfigError, TrainConfig
-from tinyflow.train.loop import Result, TrainError, train
+from tinyflow.train.loop import Result, TrainError
 from tinyflow.train.metrics import EpochRow
+from tinyflow.train.run import resume, train
 from tinyflow.train.step import evaluate, train_step
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "TrainError",
     "evaluate",
     "load_checkpoint",
+    "resume",
     "train",
     "train_step",
 ]

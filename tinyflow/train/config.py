@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -58,6 +59,8 @@ class TrainConfig:
         capture: on a GPU, record the step once and replay it.
         limit_train, limit_test: use only the first so many images.
         num_classes: None, or the data set's number of classes.
+        save_every: when the state of the run is saved, so that it can be resumed:
+            "epoch", "5 epochs" or "200 steps", or only 200.
         trace_every: stream the block terms of every so many steps, or None.
         output: the run folder to make, or None for ``runs/<model>-<dataset>-<n>``.
     """
@@ -84,6 +87,7 @@ class TrainConfig:
     limit_train: int | None = None
     limit_test: int | None = None
     num_classes: int | None = None
+    save_every: str = "epoch"
     trace_every: int | None = None
     output: Path | None = None
 
@@ -140,6 +144,7 @@ class TrainConfig:
         ):
             if number is not None and number < 1:
                 raise ConfigError(f"--{name} must be 1 or more, not {number}")
+        every(self.save_every)
         if self.seed < 0:
             raise ConfigError(f"--seed must be 0 or more, not {self.seed}")
         _number("lr", self.lr, above=0)
@@ -164,6 +169,22 @@ class TrainConfig:
             )
 
 
+def every(text: str) -> tuple[int, str]:
+    """How often: (200, "steps") for "200" and "200 steps", (1, "epochs") for "epoch".
+
+    Raises:
+        ConfigError: it is none of these.
+    """
+    found = re.fullmatch(r"\s*(\d{0,9})\s*(steps?|epochs?)?\s*", text)
+    number = int(found[1] or bool(found[2])) if found else 0
+    if found is None or number < 1:
+        raise ConfigError(
+            f"--save-every {text!r} is no number of steps or epochs: write epoch, "
+            "'5 epochs' or '200 steps'"
+        )
+    return number, (found[2] or "step").rstrip("s") + "s"
+
+
 def default_epochs(model: Network) -> int:
     """Epochs of a run that names none: it takes minutes on two cores, not hours."""
     return EPOCHS_LARGE if (model.native or 0) > 32 else EPOCHS
@@ -184,6 +205,20 @@ def check_named(config: TrainConfig, named: Collection[str]) -> None:
         if option in named and idle:
             name = option.replace("_", "-")
             raise ConfigError(f"--{name} {why}: leave it out")
+
+
+def check_resuming(named: Collection[str]) -> None:
+    """Refuse what a run that goes on has options of its own for.
+
+    Raises:
+        ConfigError: with one sentence that names the options.
+    """
+    if others := sorted(set(named) - {"resume", "data_dir"}):
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in others)
+        raise ConfigError(
+            f"--resume goes on with the options of the run: leave {names} out (only "
+            "--data-dir may say where its data lie now)"
+        )
 
 
 def check_listing(named: Collection[str], num_classes: int | None) -> None:

@@ -26,6 +26,8 @@ class Start:
     device: str
     reason: str
     kernels: str
+    done: int = 0
+    """Steps that were done before: the run goes on."""
 
 
 @dataclass(frozen=True)

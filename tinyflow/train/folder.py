@@ -70,6 +70,8 @@ class RunFolder:
         output: where, a new or an empty folder; or None for the first free
             ``runs/<stem>-<n>``.
         stem: how a run is called, ``<model>-<dataset>``.
+        again: `output` is the folder of a run that has ended or was killed; all that
+            lies in it is ours.
 
     Attributes:
         path: the folder, as it was named.
@@ -81,9 +83,10 @@ class RunFolder:
         ConfigError: it cannot be made, holds files, or another run has it.
     """
 
-    def __init__(self, output: Path | None, stem: str) -> None:
-        check_output(output)
-        self.kept = False
+    def __init__(self, output: Path | None, stem: str, again: bool = False) -> None:
+        if not again:
+            check_output(output)
+        self.kept = again
         self._process = os.getpid()
         self._claimed = False
         self._made: list[Path] = []  # folders
@@ -92,7 +95,14 @@ class RunFolder:
         try:
             with deferred():
                 atexit.register(self.end)  # for an interrupt at a bad instant
-                self._find(output, stem)
+                if again and output is not None:
+                    self._name(output)
+                    self._take(again)
+                    for left in self.place.glob(".*.part"):  # half a file of a kill
+                        left.unlink()
+                    self._written = list(self.place.iterdir())
+                else:
+                    self._find(output, stem)
         except OSError as error:
             self.end()
             raise ConfigError(
@@ -113,15 +123,28 @@ class RunFolder:
         else:
             self._name(output)
             self._make()
-        try:
-            self.claim.mkdir()
-        except FileExistsError:
-            raise _taken(self.path, True) from None
-        self._claimed = True
-        with suppress(OSError):  # while it is open no other folder looks the same
-            self._handle = os.open(self.claim, os.O_RDONLY)
+        self._take(again=False)
         if os.listdir(self.place) != [CLAIM]:
             raise _taken(self.path, False)
+
+    def _take(self, again: bool) -> None:
+        """Make the claim, or take over that of a run that was killed."""
+        try:
+            self.claim.mkdir()
+            found = False
+        except FileExistsError:
+            if not again:
+                raise _taken(self.path, True) from None
+            found = True
+        with suppress(OSError):  # while it is open no other folder looks the same
+            self._handle = os.open(self.claim, os.O_RDONLY)
+        locked = _locked(self._handle)
+        if locked is False or (found and not locked):
+            raise ConfigError(
+                f"{self.path} is in use by another run: wait until it has ended, or, "
+                f"if there is none, remove {self.claim}"
+            )
+        self._claimed = True
 
     def _name(self, path: Path) -> None:
         self.path, self.place = path, path.absolute()
@@ -213,6 +236,24 @@ class RunFolder:
                 except OSError:  # another run is using it by now
                     break
             self._handle, self._claimed, self._made = None, False, []
+
+
+def _locked(handle: int | None) -> bool | None:
+    """Whether a claim is ours as long as it is open; None where that cannot be told.
+
+    The lock of a process that was killed goes with it; the claim it made stays.
+    """
+    if handle is None:  # a system that opens no folders
+        return None
+    try:
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except (ImportError, OSError):  # a file system without locks
+        return None
+    return True
 
 
 def _new(folder: Path) -> bool:

@@ -50,12 +50,17 @@ COLUMNS = tuple(field.name for field in fields(EpochRow))
 
 
 class MetricsFile:
-    """``metrics.csv``, a new file: a heading, then one row per epoch, at once."""
+    """``metrics.csv``: a heading, then one row per epoch, at once.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: a new file, or with `again` that of a run that goes on.
+    """
+
+    def __init__(self, path: Path, again: bool = False) -> None:
         self.path = path
-        with path.open("x", encoding="utf-8", newline="") as file:
-            file.write(",".join(COLUMNS) + "\n")
+        if not again:
+            with path.open("x", encoding="utf-8", newline="") as file:
+                file.write(",".join(COLUMNS) + "\n")
 
     def adding(self, row: EpochRow) -> AbstractContextManager[None]:
         """A row, six significant digits each, taken back if the block raises."""

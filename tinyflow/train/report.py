@@ -50,7 +50,8 @@ class PlainReport:
     @staticmethod
     def _left(step: Step, start: Start, passed: float) -> str:
         done = (step.epoch - 1) * start.steps + step.step
-        return duration(passed * (start.epochs * start.steps - done) / done)
+        left = start.epochs * start.steps - done
+        return duration(passed * left / (done - start.done))
 
     def line(self, text: str) -> None:
         """Print a line at once, even into a pipe."""
@@ -89,7 +90,9 @@ class BarReport(PlainReport):
             super().__call__(event)
         if isinstance(event, Start):
             total = event.epochs * event.steps
-            self._task = self._bar.add_task("", total=total, means="")
+            self._task = self._bar.add_task(
+                "", total=total, completed=event.done, means=""
+            )
             self._bar.start()
         elif isinstance(event, Step) and self._task is not None and self._start:
             self._bar.update(

@@ -33,8 +33,8 @@ class Batches(Protocol):
     def __len__(self) -> int:
         """Number of batches in an epoch."""
 
-    def epoch(self, k: int) -> Iterator[tuple[Array, Array]]:
-        """Images (N, C, H, W) and labels (N,), batch by batch."""
+    def epoch(self, k: int, *, start: int = 0) -> Iterator[tuple[Array, Array]]:
+        """Images (N, C, H, W) and labels (N,), from batch `start` on."""
 
 
 @contextmanager

@@ -91,7 +91,7 @@ def captured(monkeypatch: pytest.MonkeyPatch, bad: int | None = None) -> list[La
         made.append(Late(found, bad))
         return replace(found, stepper=made[-1])  # type: ignore[arg-type]
 
-    monkeypatch.setattr(loop, "prepare", ready)
+    monkeypatch.setattr("tinyflow.train.run.prepare", ready)
     return made
 
 
