@@ -51,11 +51,17 @@ def main(
         ),
     ] = "",
     dataset: Annotated[
-        str, typer.Option(help="shapes (drawn, needs no files), cifar10 or mnist.")
+        str,
+        typer.Option(
+            help="shapes (drawn, needs no files), cifar10, cifar100, cifar100_coarse, "
+            "mnist or fashion_mnist."
+        ),
     ] = DEFAULT.dataset,
     data_dir: Annotated[
         Path | None,
-        typer.Option(envvar="TINYFLOW_DATA", help="Folder with cifar10 or mnist."),
+        typer.Option(
+            envvar="TINYFLOW_DATA", help="Folder with the files of --dataset."
+        ),
     ] = None,
     epochs: Annotated[
         int | None,

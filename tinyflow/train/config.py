@@ -32,7 +32,7 @@ class TrainConfig:
         model: the network, e.g. ``models.find("resnet20")``, or one's own:
             ``Network("mine", MyNet)``.
         dataset: one of ``tinyflow.data.DATASETS``.
-        data_dir: folder with the files of cifar10 or mnist; shapes needs none.
+        data_dir: folder with the files of the data set; shapes needs none.
         epochs: passes over the training images, at least 1.
         batch_size: images per step, at least 1.
         lr: learning rate after warm-up; None means the model's own for the optimiser.
