@@ -11,6 +11,7 @@ import typer
 
 from tinyflow.backend import DeviceError, SettingError, choose_device, explain
 from tinyflow.commands import ending
+from tinyflow.commands.fetching import fetch_shown
 from tinyflow.commands.own import with_own
 from tinyflow.commands.parsing import fail, kinds, named
 from tinyflow.data import DataError
@@ -26,6 +27,7 @@ from tinyflow.train.config import (
     default_epochs,
     idle_on_cpu,
 )
+from tinyflow.train.folder import check_output
 from tinyflow.train.report import terminal_report
 
 PROGRAM = "train.py"
@@ -61,6 +63,16 @@ def main(
         Path | None,
         typer.Option(
             envvar="TINYFLOW_DATA", help="Folder with the files of --dataset."
+        ),
+    ] = None,
+    download: Annotated[
+        bool, typer.Option("--download", help="Fetch what --data-dir lacks.")
+    ] = False,
+    mirror: Annotated[
+        str | None,
+        typer.Option(
+            envvar="TINYFLOW_MIRROR",
+            help="Of --download: address of a copy laid out like a data folder.",
         ),
     ] = None,
     epochs: Annotated[
@@ -161,6 +173,9 @@ def main(
         if choose_device(config.device)[0] == "cpu":
             for said in idle_on_cpu(given):
                 print(f"{PROGRAM}: {said}", file=sys.stderr)
+        if download and config.data_dir is not None:
+            check_output(config.output)  # before half an hour of waiting, not after
+            fetch_shown(PROGRAM, config.dataset, config.data_dir, mirror)
         with terminal_report() as report:
             result = train(config, report, TraceWriter)
     except (ConfigError, SettingError) as error:

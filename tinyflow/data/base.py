@@ -152,7 +152,8 @@ def find_file(source: Source, data_dir: Path, name: str) -> Path:
         return path
     raise DataError(
         f"The {source.title} file {name} (or {name}{source.packed}) is neither in "
-        f"{data_dir} nor in {data_dir / source.folder}: {source.remedy}."
+        f"{data_dir} nor in {data_dir / source.folder}: {source.remedy}, "
+        "or let train.py fetch it with --download."
     )
 
 

@@ -179,6 +179,8 @@ def check_named(config: TrainConfig, named: Collection[str]) -> None:
     for option, idle, why in (
         ("momentum", kind != "sgd", f"is of sgd, and {kind} has its own"),
         ("data_dir", config.dataset == "shapes", "is not for shapes, which is drawn"),
+        ("download", config.dataset == "shapes", "is not for shapes, which is drawn"),
+        ("mirror", "download" not in named, "is of --download"),
         ("num_classes", True, "is of --list-models; a data set has its own number"),
     ):
         if option in named and idle:
