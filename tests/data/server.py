@@ -91,10 +91,11 @@ class Answer(BaseHTTPRequestHandler):
         content = content[:-1] if way == "too short" else content
         content = content + b"\0" if "too long" in way else content
         start = 0
-        if (asked := self.headers.get("Range")) and way != "no ranges":
+        if (asked := self.headers.get("Range")) and "no ranges" not in way:
             start = int(asked.removeprefix("bytes=").removesuffix("-"))
             self.send_response(206)
             last = len(content) - 1
+            start = 0 if way == "another range" else start
             self.send_header("Content-Range", f"bytes {start}-{last}/{last + 1}")
         else:
             self.send_response(200)
@@ -108,6 +109,8 @@ class Answer(BaseHTTPRequestHandler):
                 time.sleep(0.05)
             return
         self.wfile.write(content[: len(content) // 2] if "cut" in way else content)
+        if way == "cut by silence":
+            time.sleep(1)
 
 
 @contextmanager

@@ -115,8 +115,11 @@ def test_a_mirror_is_laid_out_like_a_data_folder(
 # --- cut ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("way", ["cut", "cut, no length"])
-def test_a_cut_file_is_gone_on_with(host: Host, tmp_path: Path, way: str) -> None:
+@pytest.mark.parametrize("way", ["cut", "cut, no length", "cut by silence"])
+def test_a_cut_file_is_gone_on_with(
+    host: Host, tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfer, "TIMEOUT", 0.2)
     host.ways = [way, way]
     fetch("mnist", tmp_path / "data")
     assert files(tmp_path / "data") == mnist(host)
@@ -142,9 +145,18 @@ def test_what_came_is_kept_for_the_next_time(host: Host, tmp_path: Path) -> None
 
 
 def test_a_host_without_ranges_begins_anew(host: Host, tmp_path: Path) -> None:
-    host.ways = ["cut", "no ranges"]
+    """Of what was there nothing stays, however far it went."""
+    host.ways = ["cut", "cut", "no ranges, cut"]
     fetch("mnist", tmp_path / "data")
     assert files(tmp_path / "data") == mnist(host)
+    half = len(host.files[FIRST]) // 2
+    assert host.asked[1][1] == host.asked[3][1] == f"bytes={half}-"
+
+
+def test_a_host_may_send_another_range(host: Host, tmp_path: Path) -> None:
+    host.ways = ["cut", "another range"]
+    fetch("cifar10", tmp_path / "data")
+    assert files(tmp_path / "data") == CIFAR_FILES and len(host.asked) == 2
 
 
 @pytest.mark.parametrize("more", [-9, 0, 9])
@@ -256,7 +268,10 @@ def test_the_next_host_is_asked(
 
 def test_a_refusal_keeps_what_came_before(host: Host, tmp_path: Path) -> None:
     host.ways = ["cut", "gone", "too long"]
-    assert "bytes are kept" in refused(tmp_path / "data")
+    said = refused(tmp_path / "data")
+    size = len(host.files[FIRST])
+    assert "bytes are kept" in said
+    assert f"it offers {size + 1:,} bytes, not {size:,}" in said
     ((name, kept),) = files(tmp_path / "data").items()
     assert name.endswith(".part") and kept == host.files[FIRST][: len(kept)]
 

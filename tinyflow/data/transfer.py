@@ -81,7 +81,7 @@ def _receive(
         while done < size:
             came(done)
             try:
-                chunk = response.read(min(CHUNK, size - done))
+                chunk = response.read1(min(CHUNK, size - done))
             except (OSError, HTTPException) as error:
                 raise _Cut(_said(error)) from error
             if not chunk:
