@@ -35,8 +35,8 @@ def test_fetched_and_trained(host: Host, place: Path) -> None:
     assert sorted(p.name for p in (place / "data" / "mnist").iterdir()) == sorted(
         MNIST.published
     )
-    size = f"{len(host.files['train-images-idx3-ubyte.gz']) / 1e6:.1f}"
-    line = f"mnist/train-images-idx3-ubyte.gz  {size} of {size} MB\n"
+    size = f"{len(host.files['train-images-idx3-ubyte.gz']) / 1e3:.1f}"
+    line = f"mnist/train-images-idx3-ubyte.gz  {size} of {size} kB\n"
     assert line in result.stdout
     assert (place / "out" / "last.safetensors").exists()
     assert "download" not in (place / "out" / "config.json").read_text()

@@ -31,7 +31,8 @@ class Line:
         elif not whole and now - self._shown < (LIVE if self._live else EVERY):
             return
         self._shown = now
-        text = f"{at.path}  {at.done / 1e6:.1f} of {at.size / 1e6:.1f} MB"
+        unit, name = (1e6, "MB") if at.size >= 1e6 else (1e3, "kB")
+        text = f"{at.path}  {at.done / unit:.1f} of {at.size / unit:.1f} {name}"
         if not whole and (come := at.done - self._first) > 0:
             left = (now - self._begun) * (at.size - at.done) / come
             text += f"  about {duration(left)} left"
