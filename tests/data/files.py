@@ -1,4 +1,4 @@
-"""Small data sets, and files of CIFAR-10 and MNIST as their makers write them."""
+"""Small data sets, and files of CIFAR and MNIST as their makers write them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def tiny(count: int = 10, channels: int = 3, side: int = 8) -> Dataset:
     )
 
 
-# --- CIFAR-10 ------------------------------------------------------------------
+# --- CIFAR ---------------------------------------------------------------------
 
 
 def cifar_rows(batch: int, rows: int = 10_000) -> U8:
@@ -40,6 +40,15 @@ def cifar_rows(batch: int, rows: int = 10_000) -> U8:
     content[:, 1] = batch
     content[:, 2], content[:, 3] = number // 256, number % 256
     content[:, 1 + 1024 + 32] = 77  # green, second row, first column
+    return content
+
+
+def cifar100_rows(rows: int = 10_000) -> U8:
+    """Return rows of CIFAR-100, every fine class within one coarse one."""
+    content = np.zeros((rows, 3074), np.uint8)
+    content[:, 1] = np.arange(rows) % 100
+    content[:, 0] = content[:, 1] // 5
+    content[:, 2:] = cifar_rows(7, rows)[:, 1:]
     return content
 
 

@@ -1,4 +1,4 @@
-"""CIFAR-10 from its binary files: order, limits, and every way they can be damaged."""
+"""CIFAR-10 and -100 from their binary files: order, limits, damage."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.data.files import cifar_rows, write_batch
+from tests.data.files import cifar100_rows, cifar_rows, write_batch
 from tinyflow.data import (
     DataError,
     load_cifar10,
+    load_cifar100,
 )
 
 
@@ -101,3 +102,63 @@ def test_cifar_damaged_xz(tmp_path: Path, damage: str) -> None:
     path.write_bytes(content)
     with pytest.raises(DataError, match=r"test_batch\.bin\.xz is damaged .*unpack it"):
         load_cifar10(tmp_path, "test")
+
+
+# --- CIFAR-100 -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", ["", ".xz"])
+@pytest.mark.parametrize("folder", ["", "cifar-100-binary"])
+def test_cifar100_has_two_labels(tmp_path: Path, suffix: str, folder: str) -> None:
+    rows = cifar100_rows()
+    write_batch(tmp_path / folder / f"test.bin{suffix}", rows)
+    fine = load_cifar100(tmp_path, "test")
+    coarse = load_cifar100(tmp_path, "test", coarse=True)
+    assert (fine.name, coarse.name) == ("cifar100", "cifar100_coarse")
+    assert (fine.num_classes, coarse.num_classes) == (100, 20)
+    np.testing.assert_array_equal(fine.labels, rows[:, 1])
+    np.testing.assert_array_equal(coarse.labels, rows[:, 0])
+    for data in (fine, coarse):
+        np.testing.assert_array_equal(data.images.reshape(10_000, -1), rows[:, 2:])
+        assert data.images[5, 1, 1, 0] == 77
+    few = load_cifar100(tmp_path, "test", limit=7)
+    np.testing.assert_array_equal(few.images, fine.images[:7])
+
+
+def test_cifar100_training_images_are_one_file(tmp_path: Path) -> None:
+    write_batch(tmp_path / "train.bin", cifar100_rows(50_000))
+    data = load_cifar100(tmp_path)
+    assert len(data) == 50_000 and data.labels[-1] == 99
+    with pytest.raises(DataError, match="cifar100 train has 50000 images"):
+        load_cifar100(tmp_path, limit=50_001)
+
+
+@pytest.mark.parametrize(
+    ("column", "label", "most"), [(0, 20, 19), (0, 255, 19), (1, 100, 99)]
+)
+@pytest.mark.parametrize("coarse", [False, True])
+def test_cifar100_labels_out_of_range(
+    tmp_path: Path, column: int, label: int, most: int, coarse: bool
+) -> None:
+    rows = cifar100_rows()
+    rows[12, column] = label
+    write_batch(tmp_path / "test.bin", rows)
+    with pytest.raises(DataError, match=rf"12 has label {label}, but .* 0 to {most};"):
+        load_cifar100(tmp_path, "test", coarse=coarse)
+
+
+@pytest.mark.parametrize("suffix", ["", ".xz"])
+def test_each_refuses_the_file_of_the_other(tmp_path: Path, suffix: str) -> None:
+    write_batch(tmp_path / f"test.bin{suffix}", cifar_rows(1))
+    with pytest.raises(DataError, match=r"not 10,000 rows of 3074 .*no CIFAR-100 file"):
+        load_cifar100(tmp_path, "test")
+    write_batch(tmp_path / f"test_batch.bin{suffix}", cifar100_rows())
+    with pytest.raises(DataError, match=r"not 10,000 rows of 3073 .*no CIFAR-10 file"):
+        load_cifar10(tmp_path, "test")
+
+
+def test_its_own_folder_comes_first(tmp_path: Path) -> None:
+    """Names like train.bin are not CIFAR-100's alone."""
+    write_batch(tmp_path / "test.bin", cifar_rows(1, 3))
+    write_batch(tmp_path / "cifar-100-binary" / "test.bin", cifar100_rows())
+    assert len(load_cifar100(tmp_path, "test")) == 10_000

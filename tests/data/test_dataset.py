@@ -1,7 +1,7 @@
 """Data sets, augmentation and batches.
 
-Real CIFAR-10 and MNIST are tested where the environment variable TINYFLOW_DATA
-names a folder that holds ``cifar-10-batches-bin/`` or ``mnist/``.
+Real images are tested where the environment variable TINYFLOW_DATA names a folder
+that holds those of the sets, ``cifar-10-batches-bin/``, ``mnist/`` and so on.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.data.files import cifar_rows, tiny, write_batch, write_mnist
+from tests.data.files import cifar100_rows, cifar_rows, tiny, write_batch, write_mnist
 from tinyflow.data import (
     DATASETS,
     DataError,
     Dataset,
-    load_cifar10,
     load_dataset,
-    load_mnist,
     make_shapes,
 )
+from tinyflow.data.dataset import READERS
+from tinyflow.data.sources import SOURCES, Cifar, Idx, Source
 
 
 def test_dataset_describes_itself() -> None:
@@ -90,13 +90,13 @@ def test_unknown_split(name: str, tmp_path: Path) -> None:
         load_dataset(name, tmp_path, "valid")
 
 
-@pytest.mark.parametrize("load", [load_cifar10, load_mnist])
+@pytest.mark.parametrize("load", READERS.values(), ids=READERS)
 def test_loaders_check_the_split(load: Callable[..., Dataset], tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no split 'valid'"):
         load(tmp_path, "valid")
 
 
-@pytest.mark.parametrize("name", ["cifar10", "mnist"])
+@pytest.mark.parametrize("name", READERS)
 def test_files_need_a_folder(name: str) -> None:
     with pytest.raises(DataError, match="no data folder was given"):
         load_dataset(name)
@@ -109,16 +109,64 @@ def test_load_dataset_passes_its_arguments_on(tmp_path: Path) -> None:
     )
     write_mnist(tmp_path, "t10k", 5)
     assert len(load_dataset("mnist", tmp_path, "test", seed=0, limit=4)) == 4
+    assert load_dataset("fashion_mnist", tmp_path, "test").classes[9] == "Ankle boot"
     write_batch(tmp_path / "test_batch.bin.xz", cifar_rows(1))
     assert len(load_dataset("cifar10", tmp_path, "test", limit=4)) == 4
+    write_batch(tmp_path / "test.bin.xz", cifar100_rows())
+    assert load_dataset("cifar100", tmp_path, "test", limit=99).labels[98] == 98
+    assert load_dataset("cifar100_coarse", tmp_path, "test", limit=99).labels[98] == 19
 
 
-@pytest.mark.parametrize("name", ["cifar10", "mnist"])
+@pytest.mark.parametrize("source", SOURCES.values(), ids=SOURCES)
+def test_a_row_of_the_table_agrees_with_itself(source: Source) -> None:
+    assert len(set(source.classes)) == len(source.classes)
+    if isinstance(source, Cifar):
+        assert len(source.classes) == source.labels[source.column]
+        assert sum(source.rows[s] * len(f) for s, f in source.files.items()) == 60_000
+    if isinstance(source, Idx):
+        assert dict(source.images) == {"train": 60_000, "test": 10_000}
+    assert len(source.mean) == len(source.std) == (3 if source.packed == ".xz" else 1)
+    for remote in source.remotes:
+        assert len(bytes.fromhex(remote.sha256)) == 32
+        assert not remote.members or len(remote.files) == len(remote.members)
+    assert list(SOURCES) == list(READERS)
+
+
+# Of the data sets' pages in the catalogue of TensorFlow Datasets: MiB to download.
+MEBIBYTES = {"cifar10": 162.17, "cifar100": 160.71, "cifar100_coarse": 160.71}
+MEBIBYTES |= {"mnist": 11.06, "fashion_mnist": 29.45}
+# In more digits than here, by others who computed them: mean and deviation.
+CIFAR100_DIGITS = (
+    (0.50707515923713235, 0.48654887331495098, 0.44091784336703431),
+    (0.26733428848992696, 0.25643846542136996, 0.27615047402246590),
+)
+FASHION_DIGITS = ((0.2860406,), (0.35302424,))
+
+
+def test_published_numbers() -> None:
+    for name, source in SOURCES.items():
+        size = sum(remote.size for remote in source.remotes)
+        assert round(size / 2**20, 2) == MEBIBYTES[name]
+        if isinstance(source, Cifar):  # 60,000 images, and two labels or one
+            (remote,) = source.remotes
+            labels = 60_000 * len(source.labels)
+            assert sum(remote.members.values()) == 60_000 * 3 * 32**2 + labels
+    for name, digits in (
+        ("cifar100", CIFAR100_DIGITS),
+        ("cifar100_coarse", CIFAR100_DIGITS),
+        ("fashion_mnist", FASHION_DIGITS),
+    ):
+        found = (SOURCES[name].mean, SOURCES[name].std)
+        np.testing.assert_allclose(found, digits, rtol=0, atol=5.1e-5)
+
+
+@pytest.mark.parametrize("name", READERS)
 def test_unreadable_file(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_mnist(tmp_path, "t10k")
     (tmp_path / "test_batch.bin").touch()
+    (tmp_path / "test.bin").touch()
 
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError("refused")

@@ -25,7 +25,13 @@ from hypothesis import strategies as st
 
 import models
 from tests.train.small import tiny
-from tinyflow.data import DataError, load_cifar10, load_mnist
+from tinyflow.data import (
+    DataError,
+    load_cifar10,
+    load_cifar100,
+    load_fashion_mnist,
+    load_mnist,
+)
 from tinyflow.flow import FlowError
 from tinyflow.flow.trace import COLUMNS, read_trace
 from tinyflow.reading import Unreadable, read_object
@@ -55,6 +61,12 @@ def cifar(folder: Path, suffix: str = "") -> None:
     content = rows.tobytes()
     packed = lzma.compress(content, preset=0) if suffix else content
     (folder / f"test_batch.bin{suffix}").write_bytes(packed)
+
+
+def cifar100(folder: Path) -> None:
+    rows = np.zeros((10_000, 3074), np.uint8)
+    rows[:20] = np.random.default_rng(0).integers(0, 10, (20, 3074))
+    (folder / "test.bin.xz").write_bytes(lzma.compress(rows.tobytes(), preset=0))
 
 
 METADATA = Metadata("tiny", 10, 32, 3, "shapes", 0, 1, 0.5)
@@ -110,6 +122,15 @@ KINDS = {
         lambda f: cifar(f, ".xz"),
         "test_batch.bin.xz",
         lambda f: load_cifar10(f, "test"),
+        DataError,
+    ),
+    "cifar100.xz": Kind(
+        cifar100, "test.bin.xz", lambda f: load_cifar100(f, "test"), DataError
+    ),
+    "fashion images.gz": Kind(
+        lambda f: mnist(f, ".gz"),
+        "train-images-idx3-ubyte.gz",
+        load_fashion_mnist,
         DataError,
     ),
     "checkpoint": Kind(checkpoint, "last.safetensors", load_run, CheckpointError),
@@ -239,7 +260,9 @@ def test_a_folder_closed_to_us(
 def test_places_with_no_name(tmp_path: Path, name: str) -> None:
     for load, error in (
         (load_mnist, DataError),
+        (load_fashion_mnist, DataError),
         (load_cifar10, DataError),
+        (load_cifar100, DataError),
         (load_run, CheckpointError),
         (read_trace, FlowError),
         (read_metrics, Unreadable),
@@ -258,7 +281,7 @@ def whole_or_refused(kind: Kind, folder: Path) -> None:
             assert "\n" not in str(error) and len(str(error)) < 700, str(error)
 
 
-@pytest.mark.parametrize("kind", [k for k in KINDS if not k.startswith("cifar10")])
+@pytest.mark.parametrize("kind", [k for k in KINDS if not k.startswith("cifar")])
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_damage(kind: str, tmp_path: Path, data: st.DataObject) -> None:
@@ -283,7 +306,9 @@ def test_any_damage(kind: str, tmp_path: Path, data: st.DataObject) -> None:
     whole_or_refused(KINDS[kind], tmp_path)
 
 
-@pytest.mark.parametrize("kind", ["cifar10.xz", "mnist images.gz", "mnist labels.gz"])
+@pytest.mark.parametrize(
+    "kind", ["cifar10.xz", "cifar100.xz", "mnist images.gz", "mnist labels.gz"]
+)
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.999])
 def test_cut_archives(tmp_path: Path, kind: str, share: float) -> None:
     KINDS[kind].make(tmp_path)

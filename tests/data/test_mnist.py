@@ -1,7 +1,8 @@
-"""MNIST from its idx files: order, limits, and every way they can be damaged."""
+"""MNIST and Fashion-MNIST from their idx files: order, limits, damage."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,25 +11,50 @@ import pytest
 from tests.data.files import idx, write_mnist
 from tinyflow.data import (
     DataError,
+    Dataset,
+    load_fashion_mnist,
     load_mnist,
-    mnist,
 )
+from tinyflow.data.sources import FASHION_MNIST, MNIST, Idx
+
+BOTH = pytest.mark.parametrize(
+    ("source", "load"), [(MNIST, load_mnist), (FASHION_MNIST, load_fashion_mnist)]
+)
+Load = Callable[..., Dataset]
 
 
 @pytest.mark.parametrize("suffix", ["", ".gz"])
-@pytest.mark.parametrize("folder", ["", "mnist"])
+@pytest.mark.parametrize("own_folder", [False, True])
 @pytest.mark.parametrize(("split", "prefix"), [("train", "train"), ("test", "t10k")])
+@BOTH
 def test_mnist(
-    tmp_path: Path, suffix: str, folder: str, split: str, prefix: str
+    tmp_path: Path,
+    source: Idx,
+    load: Load,
+    suffix: str,
+    own_folder: bool,
+    split: str,
+    prefix: str,
 ) -> None:
+    folder = source.folder if own_folder else ""
     pixels = write_mnist(tmp_path / folder, prefix, 12, suffix)
-    data = load_mnist(tmp_path, split)
+    data = load(tmp_path, split)
+    assert (data.name, data.classes) == (source.name, source.classes)
     np.testing.assert_array_equal(data.images, pixels[:, None])
     np.testing.assert_array_equal(data.labels, np.arange(12) % 10)
     assert (data.num_classes, data.in_channels, data.image_size) == (10, 1, 28)
-    assert len(load_mnist(tmp_path, split, limit=5)) == 5
-    with pytest.raises(DataError, match=f"mnist {split} has 12 images"):
-        load_mnist(tmp_path, split, limit=13)
+    assert len(load(tmp_path, split, limit=5)) == 5
+    with pytest.raises(DataError, match=f"^{source.name} {split} has 12 images"):
+        load(tmp_path, split, limit=13)
+
+
+def test_both_lie_in_one_data_folder(tmp_path: Path) -> None:
+    """What lies beside the folders is looked at last: their names are the same."""
+    for folder, count in (("mnist", 3), ("fashion-mnist", 4), ("", 5)):
+        write_mnist(tmp_path / folder, count=count)
+    assert len(load_mnist(tmp_path)) == 3
+    assert len(load_fashion_mnist(tmp_path)) == 4
+    assert len(load_mnist(tmp_path / "fashion-mnist")) == 4
 
 
 ZEROS = np.zeros((6, 28, 28), np.uint8)
@@ -64,19 +90,38 @@ def test_mnist_label_above_nine(tmp_path: Path) -> None:
         load_mnist(tmp_path)
 
 
+FIRST = {  # labels as they stand in the files
+    MNIST.name: {"train": "504192131435", "test": "721041495906"},
+    FASHION_MNIST.name: {"train": "900302725512", "test": "921161465703"},
+}
+
+
 @pytest.mark.parametrize(("split", "prefix"), [("train", "train"), ("test", "t10k")])
-def test_other_data_in_files_of_mnist(
-    tmp_path: Path, split: str, prefix: str, monkeypatch: pytest.MonkeyPatch
+@BOTH
+def test_other_data_in_its_files(
+    tmp_path: Path,
+    source: Idx,
+    load: Load,
+    split: str,
+    prefix: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    fashion = {"train": "900302725512", "test": "921161465703"}[split]
-    labels = np.array(list(map(int, fashion)), np.uint8)
-    write_mnist(tmp_path / "fashion", prefix, 12, labels=idx(labels))
-    with pytest.raises(DataError, match="belongs to Fashion-MNIST, so it is not MNIST"):
-        load_mnist(tmp_path / "fashion", split, limit=4)
-    monkeypatch.setitem(mnist.FULL, split, 12)  # a whole set of grey noise
+    for owner in (MNIST, FASHION_MNIST):
+        first = FIRST[owner.name]
+        place = tmp_path / owner.folder
+        labels = np.array(list(map(int, first[split])), np.uint8)
+        write_mnist(place, prefix, 12, labels=idx(labels))
+        if owner is source:
+            assert len(load(place, split)) == 12
+            continue
+        what = f"belongs to {owner.title}, so it is not {source.title}, whose"
+        with pytest.raises(DataError, match=what):
+            load(place, split, limit=4)
+    monkeypatch.setitem(source.images, split, 12)  # a whole set of grey noise
     write_mnist(tmp_path / "noise", prefix, 12)
-    with pytest.raises(DataError, match=r"images of mean 0\.5.., not 0\.131"):
-        load_mnist(tmp_path / "noise", split)
+    mean = f"{source.mean[0]:.3f}"
+    with pytest.raises(DataError, match=rf"images of mean 0\.5.., not {mean}"):
+        load(tmp_path / "noise", split)
 
 
 def test_mnist_missing_file(tmp_path: Path) -> None:

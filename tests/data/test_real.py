@@ -1,7 +1,8 @@
-"""Real CIFAR-10 and MNIST, where ``TINYFLOW_DATA`` names a folder that holds them."""
+"""Real images of every set, where ``TINYFLOW_DATA`` names a folder that holds them."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -11,8 +12,11 @@ import pytest
 from tests.data.files import pixel_statistics
 from tinyflow.data import (
     load_cifar10,
+    load_cifar100,
+    load_fashion_mnist,
     load_mnist,
 )
+from tinyflow.data.sources import IDX, Idx
 
 
 def real(name: str) -> Path:
@@ -54,3 +58,39 @@ def test_real_mnist() -> None:
     mean, std = pixel_statistics(train.images)
     np.testing.assert_allclose(mean, train.mean, atol=5e-5)
     np.testing.assert_allclose(std, train.std, atol=5e-5)
+
+
+@pytest.mark.slow
+def test_real_cifar100() -> None:
+    folder = real("cifar-100-binary")
+    train, coarse = load_cifar100(folder), load_cifar100(folder, coarse=True)
+    assert np.bincount(train.labels).tolist() == [500] * 100
+    assert np.bincount(coarse.labels).tolist() == [2_500] * 20
+    assert (
+        len({*zip(train.labels.tolist(), coarse.labels.tolist(), strict=True)}) == 100
+    )
+    mean, std = pixel_statistics(train.images)
+    np.testing.assert_allclose(mean, train.mean, atol=5e-5)
+    np.testing.assert_allclose(std, train.std, atol=5e-5)
+
+
+def test_real_fashion_mnist() -> None:
+    folder = real("fashion-mnist")
+    train, test = load_fashion_mnist(folder), load_fashion_mnist(folder, "test")
+    assert np.bincount(train.labels).tolist() == [6_000] * 10
+    assert np.bincount(test.labels).tolist() == [1_000] * 10
+    mean, std = pixel_statistics(train.images)
+    np.testing.assert_allclose(mean, train.mean, atol=5e-5)
+    np.testing.assert_allclose(std, train.std, atol=5e-5)
+
+
+@pytest.mark.parametrize("source", IDX, ids=lambda source: source.name)
+def test_real_files_are_the_published_ones(source: Idx) -> None:
+    folder = real(source.folder)
+    for remote in source.remotes:
+        path = folder / remote.path
+        if not path.is_file():
+            pytest.skip(f"{path} is not there: unpacked")
+        content = path.read_bytes()
+        assert len(content) == remote.size
+        assert hashlib.sha256(content).hexdigest() == remote.sha256

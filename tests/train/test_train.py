@@ -121,10 +121,12 @@ def test_defaults_follow_the_network() -> None:
         assert found == (name, lr, decay)
 
 
-def test_mnist_is_one_channel_of_28_pixels(place: Path) -> None:
+@pytest.mark.parametrize("dataset", ["mnist", "fashion_mnist --augment"])
+def test_mnist_is_one_channel_of_28_pixels(place: Path, dataset: str) -> None:
+    """Clothes may be mirrored, digits not."""
     data = write_mnist(place / "data")
-    arguments = "--model tiny --dataset mnist --epochs 1 --batch-size 8 --output out"
-    result = run(f"{arguments} --warmup-epochs 0 --data-dir {data}")
+    arguments = "--model tiny --epochs 1 --batch-size 8 --output out --warmup-epochs 0"
+    result = run(f"{arguments} --data-dir {data} --dataset {dataset}")
     assert result.exit_code == 0, result.output
     model, metadata = load_checkpoint("out", models.find)
     assert (metadata.in_channels, metadata.image_size) == (1, 28)

@@ -34,11 +34,16 @@ def shared_options(
     ] = None,
     dataset: Annotated[
         str | None,
-        typer.Option(help="shapes (drawn), cifar10 or mnist  [default: shapes]"),
+        typer.Option(
+            help="shapes (drawn), cifar10, cifar100, cifar100_coarse, mnist or "
+            "fashion_mnist  [default: shapes]"
+        ),
     ] = None,
     data_dir: Annotated[
         Path | None,
-        typer.Option(envvar="TINYFLOW_DATA", help="Folder with cifar10 or mnist."),
+        typer.Option(
+            envvar="TINYFLOW_DATA", help="Folder with the files of --dataset."
+        ),
     ] = None,
     batch_size: Annotated[
         int, typer.Option(help="Images in the one batch.")

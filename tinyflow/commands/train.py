@@ -11,6 +11,7 @@ import typer
 
 from tinyflow.backend import DeviceError, SettingError, choose_device, explain
 from tinyflow.commands import ending
+from tinyflow.commands.fetching import fetch_shown
 from tinyflow.commands.own import with_own
 from tinyflow.commands.parsing import fail, kinds, named
 from tinyflow.data import DataError
@@ -28,6 +29,7 @@ from tinyflow.train.config import (
     default_epochs,
     idle_on_cpu,
 )
+from tinyflow.train.folder import check_output
 from tinyflow.train.report import terminal_report
 
 PROGRAM = "train.py"
@@ -53,11 +55,27 @@ def main(
         ),
     ] = "",
     dataset: Annotated[
-        str, typer.Option(help="shapes (drawn, needs no files), cifar10 or mnist.")
+        str,
+        typer.Option(
+            help="shapes (drawn, needs no files), cifar10, cifar100, cifar100_coarse, "
+            "mnist or fashion_mnist."
+        ),
     ] = DEFAULT.dataset,
     data_dir: Annotated[
         Path | None,
-        typer.Option(envvar="TINYFLOW_DATA", help="Folder with cifar10 or mnist."),
+        typer.Option(
+            envvar="TINYFLOW_DATA", help="Folder with the files of --dataset."
+        ),
+    ] = None,
+    download: Annotated[
+        bool, typer.Option("--download", help="Fetch what --data-dir lacks.")
+    ] = False,
+    mirror: Annotated[
+        str | None,
+        typer.Option(
+            envvar="TINYFLOW_MIRROR",
+            help="Of --download: address of a copy laid out like a data folder.",
+        ),
     ] = None,
     epochs: Annotated[
         int | None,
@@ -185,6 +203,9 @@ def main(
         if choose_device(config.device)[0] == "cpu":
             for said in idle_on_cpu(given):
                 print(f"{PROGRAM}: {said}", file=sys.stderr)
+        if download and config.data_dir is not None:
+            check_output(config.output)  # before half an hour of waiting, not after
+            fetch_shown(PROGRAM, config.dataset, config.data_dir, mirror)
         with terminal_report() as report:
             result = train(config, report, TraceWriter)
     except (ConfigError, SettingError) as error:

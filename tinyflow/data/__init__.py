@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING
 from tinyflow import habits
 from tinyflow.data.augment import normalize, random_crop_flip
 from tinyflow.data.base import DataError, Dataset
-from tinyflow.data.cifar import load_cifar10
+from tinyflow.data.cifar import load_cifar10, load_cifar100
 from tinyflow.data.dataset import DATASETS, load_dataset
+from tinyflow.data.download import Fetching, fetch
 from tinyflow.data.loader import Batch, Loader
-from tinyflow.data.mnist import load_mnist
+from tinyflow.data.mnist import load_fashion_mnist, load_mnist
 from tinyflow.data.shapes import make_shapes
 
 __all__ = [
@@ -16,9 +17,13 @@ __all__ = [
     "Batch",
     "DataError",
     "Dataset",
+    "Fetching",
     "Loader",
+    "fetch",
     "load_cifar10",
+    "load_cifar100",
     "load_dataset",
+    "load_fashion_mnist",
     "load_mnist",
     "make_shapes",
     "normalize",

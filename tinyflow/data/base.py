@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from tinyflow.data.sources import Source
 from tinyflow.reading import Unreadable, kind, opened
 
 
@@ -141,29 +142,40 @@ def check_labels(labels: NDArray[np.int64], num_classes: int, where: str) -> Non
         )
 
 
-def find_file(
-    title: str, data_dir: Path, folder: str, name: str, packed: str, remedy: str
-) -> Path:
-    """Return the path of `name`, plain or with the suffix `packed`.
+def find_file(source: Source, data_dir: Path, name: str) -> Path:
+    """Return the path of a data set's file called `name`, plain or compressed.
 
-    It may lie in `data_dir` itself or in its subfolder `folder`; DataError if neither
-    holds it, naming the data set by its `title` and saying the `remedy`.
+    It may lie in the set's own folder below `data_dir` or in `data_dir` itself;
+    DataError if neither holds it.
+    """
+    if (path := locate(source, data_dir, name)) is not None:
+        return path
+    raise DataError(
+        f"The {source.title} file {name} (or {name}{source.packed}) is neither in "
+        f"{data_dir} nor in {data_dir / source.folder}: {source.remedy}, "
+        "or let train.py fetch it with --download."
+    )
+
+
+def locate(source: Source, data_dir: Path, name: str) -> Path | None:
+    """As `find_file`, but None if the file is not there.
+
+    Raises:
+        DataError: What lies in its place is no file, or cannot be looked at.
     """
     odd = ""
     try:
-        for place in (data_dir, data_dir / folder):
-            for path in (place / name, place / f"{name}{packed}"):
+        for place in (data_dir / source.folder, data_dir):
+            for path in (place / name, place / f"{name}{source.packed}"):
                 if (what := kind(path)) == "file":
                     return path
                 if what != "nothing":
-                    odd = odd or f"{path} is a {what}, not a file: {remedy}."
+                    odd = odd or f"{path} is a {what}, not a file: {source.remedy}."
     except Unreadable as error:
         raise DataError(f"{error}: check the data folder.") from error
-    raise DataError(
-        odd
-        or f"The {title} file {name} (or {name}{packed}) is neither in {data_dir} nor "
-        f"in {data_dir / folder}: {remedy}."
-    )
+    if odd:
+        raise DataError(odd)
+    return None
 
 
 @contextmanager

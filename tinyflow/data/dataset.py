@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from functools import partial
 
 from tinyflow.data.base import DataError, Dataset
-from tinyflow.data.cifar import load_cifar10
-from tinyflow.data.mnist import load_mnist
+from tinyflow.data.cifar import load_cifar10, load_cifar100
+from tinyflow.data.mnist import load_fashion_mnist, load_mnist
 from tinyflow.data.shapes import make_shapes
 
 __all__ = ["DATASETS", "DataError", "Dataset", "load_dataset"]
 
-DATASETS: tuple[str, ...] = ("shapes", "cifar10", "mnist")
+READERS: dict[str, Callable[..., Dataset]] = {
+    "cifar10": load_cifar10,
+    "cifar100": load_cifar100,
+    "cifar100_coarse": partial(load_cifar100, coarse=True),
+    "mnist": load_mnist,
+    "fashion_mnist": load_fashion_mnist,
+}
+DATASETS: tuple[str, ...] = ("shapes", *READERS)
 """Names that `load_dataset` knows; only ``shapes`` needs no files."""
 
 
@@ -27,8 +36,8 @@ def load_dataset(
 
     Args:
         name: One of `DATASETS`.
-        data_dir: Folder with the files of ``cifar10`` or ``mnist``; ``shapes``
-            is drawn, not read, and ignores it.
+        data_dir: Folder with the files of the set, or with its own folder;
+            ``shapes`` is drawn, not read, and ignores it.
         split: ``"train"`` or ``"test"``.
         seed: Seed from which ``shapes`` is drawn; the others ignore it.
         limit: Keep only the first `limit` images, reading no more than needed.
@@ -54,5 +63,4 @@ def load_dataset(
             f"{name} is read from files, but no data folder was given: "
             "name the folder that holds them, or use shapes, which needs none."
         )
-    load = load_cifar10 if name == "cifar10" else load_mnist
-    return load(data_dir, split, limit=limit)
+    return READERS[name](data_dir, split, limit=limit)

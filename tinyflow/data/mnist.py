@@ -1,8 +1,9 @@
-"""MNIST from its official idx files, plain or compressed with gzip.
+"""MNIST and Fashion-MNIST from their official idx files, plain or packed with gzip.
 
 An idx file begins with a big-endian magic number (0x0803 for images, 0x0801 for
 labels) and one big-endian 32-bit size per dimension; unsigned bytes follow.
-Source: LeCun, Cortes and Burges, http://yann.lecun.com/exdb/mnist/.
+Sources: LeCun, Cortes and Burges, http://yann.lecun.com/exdb/mnist/; Xiao, Rasul and
+Vollgraf 2017, https://github.com/zalandoresearch/fashion-mnist.
 """
 
 from __future__ import annotations
@@ -25,27 +26,13 @@ from tinyflow.data.base import (
     find_file,
     reading,
 )
+from tinyflow.data.sources import FASHION_MNIST, IDX, MNIST, Idx
 
-MNIST_CLASSES: tuple[str, ...] = tuple("0123456789")
-MNIST_MEAN: tuple[float, ...] = (0.1307,)
-"""Mean, computed over all pixels of the 60,000 training images."""
-MNIST_STD: tuple[float, ...] = (0.3081,)
-"""Standard deviation, computed over all pixels of the 60,000 training images."""
-
-OTHERS: dict[str, tuple[str, str]] = {
-    "Fashion-MNIST": ("9003027255", "9211614657"),
-}
-"""First labels, of train and test, of data sets in files of the same names."""
-FULL, NEAR = {"train": 60_000, "test": 10_000}, 0.01
-"""Images of a whole split, and how far from `MNIST_MEAN` its mean can be."""
+NEAR = 0.01
+"""How far from the mean of its set the mean of a whole split can be."""
 PREFIX: dict[str, str] = {"train": "train", "test": "t10k"}
-FOLDER = "mnist"
 SIDE = 28
-MOST = 60_000  # images in either split: no file that says more is MNIST's
-_REMEDY = (
-    "put a clean copy of the four MNIST files (for example from "
-    "https://ossci-datasets.s3.amazonaws.com/mnist/) into the data folder"
-)
+MOST = 60_000  # images in either split: no file that says more is one of these
 
 
 def load_mnist(
@@ -64,69 +51,96 @@ def load_mnist(
         A Dataset with images (N, 1, 28, 28) in file order.
 
     Raises:
-        DataError: If a file is missing, damaged, of the wrong kind or size, or
-            holds a label above 9, if images and labels differ in number, or if
-            the split is unknown or the limit too large.
+        DataError: If a file is missing, damaged, of the wrong kind or size, belongs
+            to Fashion-MNIST or holds a label above 9, if images and labels differ in
+            number, or if the split is unknown or the limit too large.
     """
+    return _load(MNIST, Path(data_dir), split, limit)
+
+
+def load_fashion_mnist(
+    data_dir: str | os.PathLike[str], split: str = "train", *, limit: int | None = None
+) -> Dataset:
+    """Read Fashion-MNIST from `data_dir` or its sub-folder ``fashion-mnist``.
+
+    The files are called as those of MNIST. Arguments, result and errors are those of
+    `load_mnist`, which refuses these files as this does MNIST's.
+    """
+    return _load(FASHION_MNIST, Path(data_dir), split, limit)
+
+
+def _load(source: Idx, data_dir: Path, split: str, limit: int | None) -> Dataset:
     if split not in PREFIX:
-        raise DataError(f"mnist has no split {split!r}: choose 'train' or 'test'.")
-    folder = Path(data_dir)
-    images_path = _path(folder, f"{PREFIX[split]}-images-idx3-ubyte")
-    labels_path = _path(folder, f"{PREFIX[split]}-labels-idx1-ubyte")
-    labels = _read_idx(labels_path, ()).astype(np.int64)
+        raise DataError(
+            f"{source.name} has no split {split!r}: choose 'train' or 'test'."
+        )
+    images_path = find_file(source, data_dir, f"{PREFIX[split]}-images-idx3-ubyte")
+    labels_path = find_file(source, data_dir, f"{PREFIX[split]}-labels-idx1-ubyte")
+    labels = _read_idx(source, labels_path, ()).astype(np.int64)
     if limit is not None:
-        check_limit(limit, len(labels), f"mnist {split}")
-    images = _read_idx(images_path, (SIDE, SIDE), (len(labels), labels_path))
+        check_limit(limit, len(labels), f"{source.name} {split}")
+    pair = (len(labels), labels_path)
+    images = _read_idx(source, images_path, (SIDE, SIDE), pair)
     check_labels(labels, 10, str(labels_path))
-    _check_digits(images, labels, split, images_path)
+    _check_identity(source, images, labels, split, images_path)
     data = Dataset(
-        "mnist", images[:, None], labels, MNIST_CLASSES, MNIST_MEAN, MNIST_STD
+        source.name,
+        images[:, None],
+        labels,
+        source.classes,
+        source.mean,
+        source.std,
     )
     return data if limit is None else data.limit(limit)
 
 
-def _check_digits(
-    images: NDArray[np.uint8], labels: NDArray[np.int64], split: str, path: Path
+def _check_identity(
+    source: Idx,
+    images: NDArray[np.uint8],
+    labels: NDArray[np.int64],
+    split: str,
+    path: Path,
 ) -> None:
-    """Raise DataError if these are the files of another data set in MNIST's format."""
+    """Raise DataError if these are the files of another data set in this format."""
     first = "".join(map(str, labels[:10]))
-    known = [name for name, starts in OTHERS.items() if first in starts]
-    mean = float(images[::10].mean()) / 255
-    whole = len(images) == FULL[split]
+    known = [s.title for s in IDX if s is not source and first in s.first.values()]
+    mean, right = float(images[::10].mean()) / 255, source.mean[0]
+    whole = len(images) == source.images[split]
     if known:
         what = f"belongs to {known[0]}"
-    elif whole and abs(mean - MNIST_MEAN[0]) > NEAR:
-        what = f"holds images of mean {mean:.3f}, not {MNIST_MEAN[0]:.3f}"
+    elif whole and abs(mean - right) > NEAR:
+        what = f"holds images of mean {mean:.3f}, not {right:.3f}"
     else:
         return
     raise DataError(
-        f"{path} {what}, so it is not MNIST, whose names it has: {_REMEDY}."
+        f"{path} {what}, so it is not {source.title}, whose names it has: "
+        f"{source.remedy}."
     )
 
 
-def _path(data_dir: Path, name: str) -> Path:
-    """Return the path of the file called `name`, or of its .gz form."""
-    return find_file("MNIST", data_dir, FOLDER, name, ".gz", _REMEDY)
-
-
 def _read_idx(
-    path: Path, item: tuple[int, ...], labels: tuple[int, Path] | None = None
+    source: Idx,
+    path: Path,
+    item: tuple[int, ...],
+    labels: tuple[int, Path] | None = None,
 ) -> NDArray[np.uint8]:
     """Read an idx file of unsigned bytes, no further than its header is believed.
 
     Args:
+        source: the data set.
         path: the file.
         item: shape of one item: () for labels, (28, 28) for images.
         labels: for images, how many labels there are, and where.
     """
-    with reading(path, _REMEDY) as file:
+    with reading(path, source.remedy) as file:
         if path.suffix != ".gz":
-            return _read_items(path, file, item, labels)
+            return _read_items(source, path, file, item, labels)
         with gzip.GzipFile(fileobj=file) as unpacked:
-            return _read_items(path, unpacked, item, labels)  # type: ignore[arg-type]
+            return _read_items(source, path, unpacked, item, labels)  # type: ignore[arg-type]
 
 
 def _read_items(
+    source: Idx,
     path: Path,
     file: BinaryIO,
     item: tuple[int, ...],
@@ -138,35 +152,37 @@ def _read_items(
     if len(header) < size:
         raise DataError(
             f"{path} holds {len(header)} bytes, fewer than the {size} bytes of "
-            f"an idx header: {_REMEDY}."
+            f"an idx header: {source.remedy}."
         )
     magic, *shape = struct.unpack(f">{1 + ndim}I", header)
     if magic != 0x0800 + ndim:
         raise DataError(
             f"{path} begins with magic number {magic:#010x}, not "
-            f"{0x0800 + ndim:#010x}, so it is not the expected idx file: {_REMEDY}."
+            f"{0x0800 + ndim:#010x}, so it is not the expected idx file: "
+            f"{source.remedy}."
         )
     announced = "x".join(map(str, shape))
     if not 1 <= shape[0] <= MOST:
         raise DataError(
-            f"{path} announces {announced} bytes of data, but MNIST has 1 to {MOST:,} "
-            f"images: {_REMEDY}."
+            f"{path} announces {announced} bytes of data, but {source.title} has 1 "
+            f"to {MOST:,} images: {source.remedy}."
         )
     if (*shape[1:],) != item:
         raise DataError(
             f"{path} holds images of {shape[1]}x{shape[2]} pixels, not {SIDE}x{SIDE}, "
-            f"so it is not MNIST: {_REMEDY}."
+            f"so it is not {source.title}: {source.remedy}."
         )
     if labels is not None and shape[0] != labels[0]:
         raise DataError(
             f"{path} holds {shape[0]} images but {labels[1]} holds {labels[0]} "
-            f"labels: {_REMEDY}."
+            f"labels: {source.remedy}."
         )
     need = prod(shape)
     content = file.read(need + 1)  # one more byte shows whether the file goes on
     if len(content) != need:
         found = "more" if len(content) > need else f"{len(content)}"
         raise DataError(
-            f"{path} announces {announced} bytes of data but holds {found}: {_REMEDY}."
+            f"{path} announces {announced} bytes of data but holds {found}: "
+            f"{source.remedy}."
         )
     return np.frombuffer(content, np.uint8).reshape(shape)

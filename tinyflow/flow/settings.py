@@ -25,7 +25,7 @@ class Settings:
         model: names for `find`; empty means the analysis' own choice.
         checkpoint: a run folder or weight file instead of initial weights.
         dataset: one of ``DATASETS``; None is the checkpoint's own, or shapes.
-        data_dir: folder with the files of cifar10 or mnist.
+        data_dir: folder with the files of the data set; shapes needs none.
         batch_size: images in the one batch; every number is conditional on it.
         seed: of the initial weights and the choice of images.
         dtype: float64 closes to 1e-12 and is the default; float32 is what trains.

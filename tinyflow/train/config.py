@@ -33,7 +33,7 @@ class TrainConfig:
         model: the network, e.g. ``models.find("resnet20")``, or one's own:
             ``Network("mine", MyNet)``.
         dataset: one of ``tinyflow.data.DATASETS``.
-        data_dir: folder with the files of cifar10 or mnist; shapes needs none.
+        data_dir: folder with the files of the data set; shapes needs none.
         epochs: passes over the training images, at least 1.
         batch_size: images per step, at least 1.
         lr: learning rate after warm-up; None means the model's own for the optimiser.
@@ -200,6 +200,8 @@ def check_named(config: TrainConfig, named: Collection[str]) -> None:
     for option, idle, why in (
         ("momentum", kind != "sgd", f"is of sgd, and {kind} has its own"),
         ("data_dir", config.dataset == "shapes", "is not for shapes, which is drawn"),
+        ("download", config.dataset == "shapes", "is not for shapes, which is drawn"),
+        ("mirror", "download" not in named, "is of --download"),
         ("num_classes", True, "is of --list-models; a data set has its own number"),
     ):
         if option in named and idle:
