@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from tinyflow.kernels.table import Engine, Entry, Options
 from tinyflow.ops.arguments import number, shown
 from tinyflow.optim.base import Optimizer, Parameters
@@ -17,7 +19,7 @@ class Adam(Optimizer):
     the rule of ``torch.optim.Adam``.
 
     Args:
-        parameters, lr, weight_decay: see :class:`Optimizer`.
+        parameters, lr, weight_decay, no_decay: see :class:`Optimizer`.
         betas: (β₁, β₂), each in [0, 1).
         eps: ε ≥ 0, outside the root.
     """
@@ -31,8 +33,9 @@ class Adam(Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.0,
+        no_decay: Collection[str] = (),
     ) -> None:
-        super().__init__(parameters, lr, weight_decay)
+        super().__init__(parameters, lr, weight_decay, no_decay)
         self.eps = number(type(self).__name__, eps, "eps", 0)
         if not isinstance(betas, (tuple, list)) or len(betas) != 2:
             raise TypeError(f"Adam: betas must be two numbers, not {shown(betas)}")
@@ -41,13 +44,13 @@ class Adam(Optimizer):
         if not (0 <= beta1 < 1 and 0 <= beta2 < 1):
             raise ValueError(f"betas must lie in [0, 1), not {betas}")
 
-    def _options(self, t: int) -> Options:
+    def _options(self, t: int, decay: float) -> Options:
         return {
             "step": t,
             "lr": self.lr,
             "betas": self.betas,
             "eps": self.eps,
-            "decay": self.weight_decay,
+            "decay": decay,
             "shrink": 1.0,
         }
 
@@ -71,9 +74,9 @@ class AdamW(Adam):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.01,
+        no_decay: Collection[str] = (),
     ) -> None:
-        super().__init__(parameters, lr, betas, eps, weight_decay)
+        super().__init__(parameters, lr, betas, eps, weight_decay, no_decay)
 
-    def _options(self, t: int) -> Options:
-        shrink = 1 - self.lr * self.weight_decay
-        return {**super()._options(t), "decay": 0.0, "shrink": shrink}
+    def _options(self, t: int, decay: float) -> Options:
+        return {**super()._options(t, 0.0), "shrink": 1 - self.lr * decay}

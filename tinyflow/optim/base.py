@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -11,7 +11,7 @@ from tinyflow import display
 from tinyflow.backend import Array, array_module, asarray, device_of
 from tinyflow.kernels.engine import engine
 from tinyflow.kernels.table import Engine, Entry, Options
-from tinyflow.ops.arguments import number
+from tinyflow.ops.arguments import number, shown
 from tinyflow.signals import deferred
 from tinyflow.state import fitting, needs_mapping, whole_number
 from tinyflow.tensor import Tensor
@@ -29,10 +29,13 @@ class Optimizer:
             ``name#3``, ….
         lr: learning rate; assign to ``optimizer.lr`` to follow a schedule.
         weight_decay: λ.
+        no_decay: names of parameters whose λ is 0, whatever `weight_decay` says; often
+            those of norms and biases, ``names_of_vectors(model.named_parameters())``.
 
     Raises:
-        ValueError: an option is out of its range, or nothing could be trained: there is
-            no parameter, none that requires a gradient, or one that is no leaf.
+        ValueError: an option is out of its range, `no_decay` names no parameter, or
+            nothing could be trained: there is no parameter, none that requires a
+            gradient, or one that is no leaf.
         TypeError: something else than tensors or pairs was given.
     """
 
@@ -40,7 +43,11 @@ class Optimizer:
     """Names of the arrays kept per parameter."""
 
     def __init__(
-        self, parameters: Parameters, lr: float, weight_decay: float = 0.0
+        self,
+        parameters: Parameters,
+        lr: float,
+        weight_decay: float = 0.0,
+        no_decay: Collection[str] = (),
     ) -> None:
         self.lr = number(type(self).__name__, lr, "lr", 0)
         self.weight_decay = number(type(self).__name__, weight_decay, "weight_decay", 0)
@@ -57,6 +64,7 @@ class Optimizer:
                 f"{type(self).__name__} got no parameter to train ({what}): give "
                 "model.named_parameters() of a model whose layers are its attributes"
             )
+        self.no_decay = _names(no_decay, self.parameters, type(self).__name__)
         self.steps: dict[str, int] = {}
         self.state: dict[str, dict[str, Array]] = {}
         self._kept_for: dict[str, Array] = {}  # whose state it is, as it lies in memory
@@ -94,7 +102,8 @@ class Optimizer:
             trained[name] = p
             entries, options = waiting.setdefault(engine(p.data), ([], []))
             entries.append((p.data, g, *self.state[name].values()))
-            options.append(self._options(self.steps.get(name, 0) + 1))
+            decay = 0.0 if name in self.no_decay else self.weight_decay
+            options.append(self._options(self.steps.get(name, 0) + 1, decay))
         with deferred():
             for name, p in trained.items():
                 self.steps[name] = self.steps.get(name, 0) + 1
@@ -132,8 +141,8 @@ class Optimizer:
         self.state[name] = fresh
         self._kept_for[name] = p.data
 
-    def _options(self, t: int) -> Options:
-        """The numbers of a parameter's t-th step, t from 1."""
+    def _options(self, t: int, decay: float) -> Options:
+        """The numbers of a parameter's t-th step, t from 1, with its own λ."""
         raise NotImplementedError
 
     def _update(
@@ -180,6 +189,25 @@ class Optimizer:
             for slot, array in fresh[n].items():
                 array[...] = fitting(f"{slot}/{n}", state[f"{slot}/{n}"], array)
         self.steps, self.state, self._kept_for = steps, fresh, kept
+
+
+def names_of_vectors(parameters: Parameters) -> frozenset[str]:
+    """The names of those with one axis or none: norms' weights, and all biases."""
+    found = named_tensors(parameters, "names_of_vectors")
+    return frozenset(name for name, p in found.items() if p.ndim <= 1)
+
+
+def _names(given: Any, parameters: Mapping[str, Tensor], who: str) -> frozenset[str]:
+    """`no_decay` as a set."""
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise TypeError(f"{who}: no_decay takes a list of names, not {shown(given)}")
+    names = frozenset(given)
+    if unknown := sorted(map(str, names - parameters.keys())):
+        raise ValueError(
+            f"{who}: no_decay names {unknown[0]!r}, which is no parameter; these are "
+            f"{', '.join(list(parameters)[:3])}, …"
+        )
+    return names
 
 
 def named_tensors(parameters: Any, who: str) -> dict[str, Tensor]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from tinyflow.kernels.table import Engine, Entry, Options
 from tinyflow.ops.arguments import number
 from tinyflow.optim.base import Optimizer, Parameters
@@ -20,6 +22,7 @@ class SGD(Optimizer):
         parameters, lr, weight_decay: see :class:`Optimizer`.
         momentum, dampening: μ, d ≥ 0.
         nesterov: needs momentum and no dampening.
+        no_decay: see :class:`Optimizer`.
     """
 
     def __init__(
@@ -30,8 +33,9 @@ class SGD(Optimizer):
         weight_decay: float = 0.0,
         nesterov: bool = False,
         dampening: float = 0.0,
+        no_decay: Collection[str] = (),
     ) -> None:
-        super().__init__(parameters, lr, weight_decay)
+        super().__init__(parameters, lr, weight_decay, no_decay)
         self.momentum = number(type(self).__name__, momentum, "momentum", 0)
         self.dampening = number(type(self).__name__, dampening, "dampening", 0)
         self.nesterov = nesterov
@@ -39,10 +43,10 @@ class SGD(Optimizer):
             raise ValueError("nesterov needs a momentum above 0 and dampening 0")
         self.slots = ("momentum",) if momentum else ()
 
-    def _options(self, t: int) -> Options:
+    def _options(self, t: int, decay: float) -> Options:
         return {
             "lr": self.lr,
-            "decay": self.weight_decay,
+            "decay": decay,
             "momentum": self.momentum,
             "dampening": self.dampening if t > 1 else 0.0,  # the buffer starts as g
             "nesterov": self.nesterov,
