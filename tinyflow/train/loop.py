@@ -192,7 +192,7 @@ def _epoch(
     test_loss, test_accuracy = evaluate(ready.model, ready.test)
     if not np.isfinite(test_loss):
         raise FloatingPointError(f"the test loss became {test_loss} in epoch {epoch}")
-    return EpochRow(
+    row = EpochRow(
         epoch=epoch,
         train_loss=means.loss,
         train_accuracy=means.accuracy,
@@ -204,6 +204,8 @@ def _epoch(
         grad_norm=means.norm_sum / ready.steps,
         peak_memory_mb=peak_memory_mb(),
     )
+    ready.schedule.observe(vars(row))
+    return row
 
 
 def _steps(

@@ -15,7 +15,7 @@ from tinyflow.kernels.native.library import load
 from tinyflow.optim import SGD, Adam, AdamW, Optimizer
 from tinyflow.train import precision
 from tinyflow.train.config import DTYPE, MILESTONES, ConfigError, TrainConfig
-from tinyflow.train.schedules import Schedule, constant, cosine, step_decay
+from tinyflow.train.schedules import Factor, Schedule, cosine, multi_step, warm_up
 from tinyflow.train.step import Batches, EagerStep, Stepper
 
 if TYPE_CHECKING:
@@ -204,8 +204,9 @@ def _optimizer(config: TrainConfig, model: nn.Module) -> Optimizer:
 
 def _schedule(config: TrainConfig, steps: int) -> Schedule:
     total, warmup = config.epochs * steps, round(config.warmup_epochs * steps)
+    factors: list[Factor] = [warm_up(warmup)]
     if config.schedule == "cosine":
-        return cosine(total, warmup)
+        factors.append(cosine(total, warmup))
     if config.schedule == "step":
-        return step_decay((round(m * total) for m in MILESTONES), warmup_steps=warmup)
-    return constant(warmup)
+        factors.append(multi_step(round(m * total) for m in MILESTONES))
+    return Schedule(*factors)
