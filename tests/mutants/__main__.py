@@ -40,7 +40,7 @@ FLOW = (
     "source stats subject trace show/layout show/report show/tables"
 )
 TAPE = "graded names node retain seen sweep tape tensor"
-TRAIN = "checkpoint config folder loop metrics prepare schedules step watching"
+TRAIN = "checkpoint config ema folder loop metrics prepare schedules step watching"
 ROOMS = {  # files of the source, patterns of test files
     "flow": (
         [
