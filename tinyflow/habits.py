@@ -80,7 +80,8 @@ DATA: Mapping[str, str] = {
 }
 
 OPTIM: Mapping[str, str] = {
-    "lr_scheduler": "assign optimizer.lr before a step",
+    "lr_scheduler": "assign optimizer.lr before a step: lr * schedule(step) of "
+    "tinyflow.train.schedules",
 }
 
 TINYFLOW: Mapping[str, str] = {

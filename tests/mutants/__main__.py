@@ -40,7 +40,7 @@ FLOW = (
     "source stats subject trace show/layout show/report show/tables"
 )
 TAPE = "graded names node retain seen sweep tape tensor"
-TRAIN = "checkpoint config folder loop metrics prepare schedules step"
+TRAIN = "checkpoint config ema folder loop metrics prepare schedules step watching"
 ROOMS = {  # files of the source, patterns of test files
     "flow": (
         [
@@ -52,7 +52,7 @@ ROOMS = {  # files of the source, patterns of test files
     ),
     "tape": (
         [f"tinyflow/{name}.py" for name in TAPE.split()],
-        "test_* flow/test_flow flow/test_golden_* ops/test_numerics",
+        "test_* optim/test_* flow/test_flow flow/test_golden_* ops/test_numerics",
     ),
     "train": (
         [f"tinyflow/train/{name}.py" for name in TRAIN.split()],

@@ -19,7 +19,7 @@ from tinyflow.train import EpochRow, Result, TrainConfig, load_checkpoint, loop,
 from tinyflow.train.checkpoint import CheckpointError, _Weights
 from tinyflow.train.config import ConfigError
 from tinyflow.train.loop import TrainError
-from tinyflow.train.schedules import constant, cosine, step_decay
+from tinyflow.train.schedules import Schedule, cosine, multi_step, warm_up
 from tinyflow.train.step import evaluate
 
 
@@ -175,11 +175,9 @@ def test_evaluation_of_known_logits_without_pytorch():
 @pytest.mark.parametrize("warmup", [0, 1, 2, 5])
 def test_schedules_step_by_step(warmup):
     ramp = [(t + 1) / warmup for t in range(warmup)]
-    steady, fall, drop = (
-        constant(warmup),
-        cosine(10, warmup),
-        step_decay([6, 8], 0.1, warmup),
-    )
+    steady = warm_up(warmup)
+    fall = Schedule(steady, cosine(10, warmup))
+    drop = Schedule(steady, multi_step([8, 6], 0.1))
     for t in range(12):
         up = ramp[t] if t < warmup else 1.0
         assert steady(t) == up
@@ -209,6 +207,7 @@ def test_config_json_holds_every_option_as_given(place):
         facts = json.loads((folder / "config.json").read_text("utf-8"))
         resolved = facts.pop("resolved")
         text = {k: None if v is None else str(v) for k, v in folders.items()}
+        text["milestones"] = [0.5, 0.75]
         assert facts == asdict(config) | text | {"model": "little"}
         expected = {
             "model": "little",

@@ -34,6 +34,7 @@ from tinyflow.train.curves import draw_curves
 from tinyflow.train.events import Event, Start, Step
 from tinyflow.train.metrics import COLUMNS, peak_memory_mb, read_metrics
 from tinyflow.train.report import BarReport, PlainReport
+from tinyflow.train.watching import Plateau
 
 # --- a run that goes well ----------------------------------------------------------
 
@@ -83,7 +84,7 @@ def test_two_runs_with_one_seed_are_the_same(place: Path) -> None:
         assert (place / "a" / name).read_bytes() == (place / "b" / name).read_bytes()
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "rmsprop"])
 def test_loss_falls(place: Path, optimizer: str) -> None:
     result = train(replace(SMALL, optimizer=optimizer, epochs=4, momentum=0.5))
     losses = [row.train_loss for row in result.rows]
@@ -95,16 +96,42 @@ def test_loss_falls(place: Path, optimizer: str) -> None:
     [
         ("constant", [0.05, 0.05, 0.05, 0.05]),
         ("step", [0.05, 0.05, 0.005, 0.0005]),
+        ("exponential", [0.05, 0.05, 0.005, 0.005]),
+        ("onecycle", None),
         ("cosine", None),
     ],
 )
 def test_schedules(place: Path, schedule: str, expected: list[float] | None) -> None:
     config = replace(SMALL, schedule=schedule, epochs=4, limit_train=100)
+    if schedule == "exponential":
+        config = replace(config, decay_epochs=2)
     rates = [row.lr for row in train(config).rows]
     if expected is None:
         assert rates[-1] < rates[-2] < rates[0] <= 0.05
     else:
         assert rates == pytest.approx(expected)
+
+
+def test_the_rate_follows_the_training_loss(place: Path) -> None:
+    """Too low to lower the loss, it falls where that happens not to."""
+    config = replace(SMALL, schedule="plateau", epochs=6, limit_train=100, lr=1e-6)
+    rows = train(replace(config, gamma=0.5, patience=0, warmup_epochs=0)).rows
+    rule, expected = Plateau(gamma=0.5, patience=0), []
+    for row in rows:
+        expected.append(1e-6 * rule(0))
+        rule.observe(row.train_loss)
+    assert [row.lr for row in rows] == expected
+    assert len(set(expected)) > 1
+
+
+def test_the_rate_is_low_until_something_is_learned(place: Path) -> None:
+    config = replace(SMALL, schedule="constant", epochs=6, slow_until=0.13)
+    rows = train(config).rows
+    first = next(i for i, row in enumerate(rows) if row.train_accuracy > 0.13)
+    assert [row.lr for row in rows] == pytest.approx(
+        [0.005] * (first + 1) + [0.05] * (5 - first)
+    )
+    assert first < 5
 
 
 def test_defaults_follow_the_network() -> None:

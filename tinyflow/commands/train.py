@@ -23,6 +23,7 @@ from tinyflow.train import resume as go_on
 from tinyflow.train.config import (
     EPOCHS,
     EPOCHS_LARGE,
+    SCHEDULES,
     check_listing,
     check_named,
     check_resuming,
@@ -91,29 +92,64 @@ def main(
         float | None,
         typer.Option(
             help="Learning rate; left out: by the network; in a file of your own "
-            f"{Network.lr:g} for sgd, {Network.adam_lr:g} for adam and adamw."
+            f"{Network.lr:g} for sgd, {Network.adam_lr:g} for the others."
         ),
     ] = None,
     optimizer: Annotated[
         str | None,
         typer.Option(
-            help="sgd, adam or adamw; left out: by the network; in a file of your own "
-            "adamw."
+            help="sgd, adam, adamw or rmsprop; left out: by the network; in a file of "
+            "your own adamw."
         ),
     ] = DEFAULT.optimizer,
     schedule: Annotated[
-        str, typer.Option(help="Of the rate: constant, cosine or step.")
+        str, typer.Option(help=f"Of the rate: {', '.join(SCHEDULES)}.")
     ] = DEFAULT.schedule,
+    milestones: Annotated[
+        str,
+        typer.Option(help="Of step: parts of the run, or epochs as in 82,123."),
+    ] = ",".join(map(str, DEFAULT.milestones)),
+    gamma: Annotated[
+        float, typer.Option(help="Factor of step, exponential and plateau.")
+    ] = DEFAULT.gamma,
+    decay_epochs: Annotated[
+        float | None, typer.Option(help="Of exponential: after how many epochs.")
+    ] = DEFAULT.decay_epochs,
+    patience: Annotated[
+        int, typer.Option(help="Of plateau: epochs without a lower training loss.")
+    ] = DEFAULT.patience,
+    min_lr: Annotated[
+        float, typer.Option(help="Lowest rate of cosine and plateau.")
+    ] = DEFAULT.min_lr,
     weight_decay: Annotated[
         float | None, typer.Option(help="Pull to 0; left out: by the optimizer.")
     ] = DEFAULT.weight_decay,
-    momentum: Annotated[float, typer.Option(help="Of sgd.")] = DEFAULT.momentum,
+    decay_norms: Annotated[
+        bool,
+        typer.Option(
+            "--decay-norms/--no-decay-norms", help="Pull norms and biases to 0, too."
+        ),
+    ] = DEFAULT.decay_norms,
+    momentum: Annotated[
+        float, typer.Option(help="Of sgd and rmsprop.")
+    ] = DEFAULT.momentum,
+    nesterov: Annotated[
+        bool, typer.Option("--nesterov", help="Nesterov's momentum, of sgd.")
+    ] = DEFAULT.nesterov,
     label_smoothing: Annotated[
         float, typer.Option(help="Of the training loss, 0 to below 1.")
     ] = DEFAULT.label_smoothing,
     warmup_epochs: Annotated[
         float, typer.Option(help="Epochs in which the rate rises.")
     ] = DEFAULT.warmup_epochs,
+    warmup_start: Annotated[
+        float | None,
+        typer.Option(help="Part of the rate at its first step; left out: one step's."),
+    ] = DEFAULT.warmup_start,
+    slow_until: Annotated[
+        float | None,
+        typer.Option(help="A tenth of the rate until an epoch's training accuracy."),
+    ] = DEFAULT.slow_until,
     clip_grad: Annotated[
         float | None, typer.Option(help="Largest gradient norm.")
     ] = None,
@@ -197,6 +233,7 @@ def main(
             )
         network = _find(zoo.find, model)
         options["epochs"] = default_epochs(network) if epochs is None else epochs
+        options["milestones"] = _numbers("milestones", milestones)
         config = TrainConfig(network, **options)
         config.validate()
         check_named(config, given)
@@ -220,6 +257,16 @@ def main(
             raise
         fail(PROGRAM, sentence, 1)
     finish(result)
+
+
+def _numbers(name: str, text: str) -> tuple[float, ...]:
+    """Numbers with commas between them."""
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise ConfigError(
+            f"--{name} {text!r} must be numbers with commas between them, as in 82,123"
+        ) from None
 
 
 def _find(find: Find, name: str) -> Network:

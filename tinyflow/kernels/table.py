@@ -382,19 +382,18 @@ class Engine:
         return found
 
     def sgd(self, entries: list[Entry], options: Sequence[Options]) -> None:
-        """One step of SGD on all parameters, in place.
+        """One step on all parameters, in place.
 
         Args:
             entries: (parameter, gradient) or (parameter, gradient, momentum buffer).
-            options: of each, the keywords of ``plain/update.py``'s `sgd`.
+            options: of each, the keywords of ``plain/update.py``'s function.
         """
         update.divide(entries, update.sgd, options)
 
     def adam(self, entries: list[Entry], options: Sequence[Options]) -> None:
-        """One step of Adam or AdamW on all parameters, in place.
-
-        Args:
-            entries: (parameter, gradient, m, v).
-            options: of each, the keywords of its `adam`.
-        """
+        """The same of Adam and AdamW; `entries` are (parameter, gradient, m, v)."""
         update.divide(entries, update.adam, options)
+
+    def rmsprop(self, entries: list[Entry], options: Sequence[Options]) -> None:
+        """The same; (parameter, gradient, v), m if centred, the momentum if any."""
+        update.divide(entries, update.rmsprop, options)

@@ -12,11 +12,11 @@ from tinyflow.backend import DEVICES
 from tinyflow.data import DATASETS
 from tinyflow.network import Network
 
-OPTIMIZERS = ("sgd", "adam", "adamw")
+OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop")
 EPOCHS, EPOCHS_LARGE = 4, 2  # of most networks, and of those for ImageNet
-WEIGHT_DECAY = {"sgd": 5e-4, "adam": 0.0, "adamw": 0.01}
-SCHEDULES = ("constant", "cosine", "step")
-MILESTONES = (0.5, 0.75)  # of all steps, where "step" divides by ten (He et al. 2016)
+WEIGHT_DECAY = {"sgd": 5e-4, "adam": 0.0, "adamw": 0.01, "rmsprop": 0.0}
+SCHEDULES = ("constant", "cosine", "step", "exponential", "onecycle", "plateau")
+MILESTONES = (0.5, 0.75)  # of all steps (He et al. 2016)
 PRECISIONS = ("float32", "tf32", "bfloat16")
 DTYPE = "float32"  # of parameters, statistics and loss, whatever the precision
 
@@ -40,13 +40,28 @@ class TrainConfig:
         optimizer: one of `OPTIMIZERS`; None means SGD for the networks designed for
             32x32 images and AdamW for the others: those designed for ImageNet learn
             nothing on small images from the first few hundred steps of SGD.
-        schedule: one of `SCHEDULES`: constant; half a cosine down to 0; or a tenth
-            from each of the `MILESTONES` on.
-        weight_decay: λ, for every parameter, in the optimiser's own sense; None means
-            what `WEIGHT_DECAY` says.
-        momentum: of SGD, in [0, 1); the others ignore it.
+        schedule: one of `SCHEDULES`: constant; half a cosine down to `min_lr`; times
+            `gamma` from each of the `milestones` on, or every `decay_epochs` epochs, or
+            after more than `patience` epochs in which the training loss fell no
+            further; or PyTorch's one cycle, which has a warm-up of its own.
+        milestones: of "step", rising: all below 1, shares of all steps, or all 1 and
+            more, epochs (fractions too).
+        gamma: of "step", "exponential" and "plateau", between 0 and 1.
+        decay_epochs: of "exponential", which needs it; fractions too.
+        patience: epochs, of "plateau".
+        min_lr: the lowest rate of "cosine" and "plateau".
+        weight_decay: λ in the optimiser's own sense; None means what `WEIGHT_DECAY`
+            says.
+        decay_norms: whether λ is also for parameters with one axis or none: the weights
+            of norms, and all biases.
+        momentum: of SGD and RMSprop, in [0, 1); the others ignore it.
+        nesterov: Nesterov's momentum, of SGD.
         label_smoothing: ε of the training loss, in [0, 1); the test loss has none.
         warmup_epochs: epochs (fractions too) of linear warm-up.
+        warmup_start: the part of the rate that it begins at; None means that the first
+            step is a step of the warm-up like the others.
+        slow_until: a tenth of the rate until the training accuracy of an epoch is above
+            this (He et al. 2016 for ResNet-110: 0.2), or None.
         clip_grad: largest global gradient norm, or None.
         augment: random crop and flip of the training images.
         seed: of the initial weights, the order of the images and dropout. The shapes
@@ -73,10 +88,19 @@ class TrainConfig:
     lr: float | None = None
     optimizer: str | None = None
     schedule: str = "cosine"
+    milestones: tuple[float, ...] = MILESTONES
+    gamma: float = 0.1
+    decay_epochs: float | None = None
+    patience: int = 10
+    min_lr: float = 0.0
     weight_decay: float | None = None
+    decay_norms: bool = True
     momentum: float = 0.9
+    nesterov: bool = False
     label_smoothing: float = 0.0
     warmup_epochs: float = 0.5
+    warmup_start: float | None = None
+    slow_until: float | None = None
     clip_grad: float | None = None
     augment: bool = False
     seed: int = 0
@@ -144,7 +168,7 @@ class TrainConfig:
         ):
             if number is not None and number < 1:
                 raise ConfigError(f"--{name} must be 1 or more, not {number}")
-        every(self.save_every)
+        interval(self.save_every)
         if self.seed < 0:
             raise ConfigError(f"--seed must be 0 or more, not {self.seed}")
         _number("lr", self.lr, above=0)
@@ -153,11 +177,9 @@ class TrainConfig:
         _number("momentum", self.momentum, below=1)
         _number("label-smoothing", self.label_smoothing, below=1)
         _number("warmup-epochs", self.warmup_epochs)
-        if self.warmup_epochs > 0 and self.warmup_epochs >= self.epochs:
-            raise ConfigError(
-                f"--warmup-epochs {self.warmup_epochs:g} leaves nothing of --epochs "
-                f"{self.epochs}; choose less than that"
-            )
+        if self.nesterov and self.momentum == 0:
+            raise ConfigError("--nesterov needs a --momentum above 0")
+        _check_schedule(self)
         if self.augment and self.dataset == "mnist":
             raise ConfigError(
                 "--augment mirrors images, which changes digits: leave it out for mnist"
@@ -169,7 +191,7 @@ class TrainConfig:
             )
 
 
-def every(text: str) -> tuple[int, str]:
+def interval(text: str) -> tuple[int, str]:
     """How often: (200, "steps") for "200" and "200 steps", (1, "epochs") for "epoch".
 
     Raises:
@@ -185,6 +207,48 @@ def every(text: str) -> tuple[int, str]:
     return number, (found[2] or "step").rstrip("s") + "s"
 
 
+def _check_schedule(config: TrainConfig) -> None:
+    """ConfigError for a rate that no schedule can give."""
+    _number("gamma", config.gamma, above=0, below=1)
+    _number("decay-epochs", config.decay_epochs, above=0)
+    _number("patience", config.patience)
+    _number("min-lr", config.min_lr)
+    _number("warmup-start", config.warmup_start, below=1)
+    _number("slow-until", config.slow_until, above=0, below=1)
+    if config.schedule != "onecycle" and 0 < config.epochs <= config.warmup_epochs:
+        raise ConfigError(
+            f"--warmup-epochs {config.warmup_epochs:g} leaves nothing of --epochs "
+            f"{config.epochs}; choose less than that"
+        )
+    if config.schedule == "exponential" and config.decay_epochs is None:
+        raise ConfigError(
+            "--schedule exponential needs --decay-epochs: after how many epochs the "
+            f"rate is multiplied by --gamma, {config.gamma:g}"
+        )
+    if config.min_lr >= config.learning_rate:
+        raise ConfigError(
+            f"--min-lr {config.min_lr:g} must be below --lr, {config.learning_rate:g}"
+        )
+    if config.schedule == "step":
+        _check_milestones(config.milestones, config.epochs)
+
+
+def _check_milestones(given: tuple[float, ...], epochs: int) -> None:
+    said = ",".join(f"{m:g}" for m in given)
+    for m in given:
+        _number("milestones", m, above=0)
+    if not given or list(given) != sorted(set(given)) or given[0] < 1 <= given[-1]:
+        raise ConfigError(
+            f"--milestones {said or '()'} must rise: all below 1, parts of the run as "
+            "in 0.5,0.75, or all 1 and more, epochs as in 82,123"
+        )
+    if given[-1] >= epochs and given[-1] >= 1:
+        raise ConfigError(
+            f"--milestones {said} are not all reached in --epochs {epochs}: leave out "
+            "what lies behind, or give parts of the run, as in 0.5,0.75"
+        )
+
+
 def default_epochs(model: Network) -> int:
     """Epochs of a run that names none: it takes minutes on two cores, not hours."""
     return EPOCHS_LARGE if (model.native or 0) > 32 else EPOCHS
@@ -196,9 +260,26 @@ def check_named(config: TrainConfig, named: Collection[str]) -> None:
     Raises:
         ConfigError: with one sentence that names the option and what to do.
     """
-    kind = config.optimizer_name
+    kind, schedule = config.optimizer_name, config.schedule
+    own = f"and {kind} has its own"
+    cycle = schedule == "onecycle"
     for option, idle, why in (
-        ("momentum", kind != "sgd", f"is of sgd, and {kind} has its own"),
+        ("momentum", kind not in ("sgd", "rmsprop"), f"is of sgd and rmsprop, {own}"),
+        ("nesterov", kind != "sgd", f"is of sgd, {own}"),
+        ("decay_norms", config.decay == 0, f"is of --weight-decay, 0 with {kind}"),
+        *(
+            (name, schedule not in of, f"is of --schedule {' or '.join(of)}")
+            for name, of in (
+                ("milestones", ("step",)),
+                ("gamma", ("step", "exponential", "plateau")),
+                ("decay_epochs", ("exponential",)),
+                ("patience", ("plateau",)),
+                ("min_lr", ("cosine", "plateau")),
+            )
+        ),
+        ("warmup_epochs", cycle, "is not for onecycle, which has its own"),
+        ("warmup_start", cycle, "is not for onecycle, which has its own"),
+        ("warmup_start", config.warmup_epochs == 0, "is of --warmup-epochs, here 0"),
         ("data_dir", config.dataset == "shapes", "is not for shapes, which is drawn"),
         ("download", config.dataset == "shapes", "is not for shapes, which is drawn"),
         ("mirror", "download" not in named, "is of --download"),

@@ -19,7 +19,7 @@ from tinyflow.network import count_parameters
 from tinyflow.reading import reason
 from tinyflow.signals import deferred
 from tinyflow.train.checkpoint import BEST, LAST, Metadata, save_checkpoint
-from tinyflow.train.config import TrainConfig, every
+from tinyflow.train.config import TrainConfig, interval
 from tinyflow.train.events import Report, Start, Step
 from tinyflow.train.folder import RunFolder
 from tinyflow.train.metrics import EpochRow, MetricsFile, peak_memory_mb
@@ -82,7 +82,7 @@ class Loop:
         self.folder, self.result = folder, result
         self.position = Position(rows=result.rows)
         self.known = facts(ready)
-        self.often, self.unit = every(config.save_every)
+        self.often, self.unit = interval(config.save_every)
         self._saved = (1, 0)  # epoch and step of the state in the folder
         self._inspect: Inspector | None = None
 
@@ -251,6 +251,7 @@ class Loop:
         with self.metrics.adding(row):
             self._save_weights(row)
         self.position.turn(row)
+        self.ready.schedule.observe(vars(row))
         self.folder.kept = True
         due = self.unit == "epochs" and row.epoch % self.often == 0
         if due and row.epoch < self.config.epochs:

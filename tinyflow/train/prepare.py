@@ -12,11 +12,20 @@ from tinyflow import Tensor, nn
 from tinyflow.backend import choose_device
 from tinyflow.data import Loader, load_dataset
 from tinyflow.kernels.native.library import load
-from tinyflow.optim import SGD, Adam, AdamW, Optimizer
+from tinyflow.optim import SGD, Adam, AdamW, Optimizer, RMSprop, names_of_vectors
 from tinyflow.train import precision
-from tinyflow.train.config import DTYPE, MILESTONES, ConfigError, TrainConfig
-from tinyflow.train.schedules import Schedule, constant, cosine, step_decay
+from tinyflow.train.config import DTYPE, ConfigError, TrainConfig
+from tinyflow.train.schedules import (
+    Factor,
+    Schedule,
+    cosine,
+    every,
+    multi_step,
+    one_cycle,
+    warm_up,
+)
 from tinyflow.train.step import Batches, EagerStep, Stepper
+from tinyflow.train.watching import Plateau, UntilLearned
 
 if TYPE_CHECKING:
     from tinyflow.train.gpu.capture import CapturedStep
@@ -191,21 +200,46 @@ def _evenly(count: int, most: int) -> int:
 
 
 def _optimizer(config: TrainConfig, model: nn.Module) -> Optimizer:
-    named, lr, decay = (
-        model.named_parameters(),
-        config.learning_rate,
-        config.decay,
-    )
-    if config.optimizer_name == "sgd":
-        return SGD(named, lr, config.momentum, decay)
-    kind = Adam if config.optimizer_name == "adam" else AdamW
-    return kind(named, lr, weight_decay=decay)
+    named, lr = list(model.named_parameters()), config.learning_rate
+    pull: dict[str, Any] = {"weight_decay": config.decay}
+    if not config.decay_norms:
+        pull["no_decay"] = names_of_vectors(named)
+    match config.optimizer_name:
+        case "sgd":
+            return SGD(named, lr, config.momentum, nesterov=config.nesterov, **pull)
+        case "rmsprop":
+            return RMSprop(named, lr, momentum=config.momentum, **pull)
+        case "adam":
+            return Adam(named, lr, **pull)
+        case _:
+            return AdamW(named, lr, **pull)
 
 
 def _schedule(config: TrainConfig, steps: int) -> Schedule:
+    """The factors of the rate, `steps` to an epoch."""
     total, warmup = config.epochs * steps, round(config.warmup_epochs * steps)
-    if config.schedule == "cosine":
-        return cosine(total, warmup)
-    if config.schedule == "step":
-        return step_decay((round(m * total) for m in MILESTONES), warmup_steps=warmup)
-    return constant(warmup)
+    floor = config.min_lr / config.learning_rate
+    factors: list[Factor] = []
+    if config.slow_until is not None:
+        factors.append(UntilLearned(config.slow_until))
+    if config.schedule != "onecycle":
+        factors.append(warm_up(warmup, config.warmup_start))
+    match config.schedule:
+        case "cosine":
+            factors.append(cosine(total, warmup, floor))
+        case "step":
+            reached = [
+                round(m * (total if m < 1 else steps)) for m in config.milestones
+            ]
+            factors.append(multi_step(reached, config.gamma))
+        case "exponential":
+            often = round((config.decay_epochs or 1) * steps)
+            factors.append(every(max(often, 1), config.gamma))
+        case "onecycle":
+            factors.append(one_cycle(total))
+        case "plateau":
+            gamma, patience = config.gamma, config.patience
+            factors.append(
+                Plateau("train_loss", gamma=gamma, patience=patience, floor=floor)
+            )
+    return Schedule(*factors)

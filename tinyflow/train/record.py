@@ -26,6 +26,7 @@ KINDS: dict[str, tuple[type, ...]] = {
     "str": (str,),
     "Path": (str,),
     "None": (type(None),),
+    "tuple[float, ...]": (list,),
 }
 """What JSON has for the types of the options."""
 
@@ -104,7 +105,9 @@ def read_config(folder: Path, find: Find, data_dir: Path | None = None) -> Train
         )
     for name, value in told.items():
         named = "str" if name == "model" else known[name]
-        if type(value) not in [k for part in named.split(" | ") for k in KINDS[part]]:
+        kinds = [k for part in named.split(" | ") for k in KINDS[part]]
+        numbers = value if isinstance(value, list) else []
+        if type(value) not in kinds or {type(n) for n in numbers} - {int, float}:
             raise ConfigError(f"{path} is damaged: its {name} is {value!r}")
     try:
         told["model"] = find(told["model"])
@@ -115,6 +118,7 @@ def read_config(folder: Path, find: Find, data_dir: Path | None = None) -> Train
             f"{told['model'].file} has changed since the run in {folder} began: put it "
             "back as it was, or start a new run"
         )
+    told["milestones"] = tuple(told["milestones"])
     told["output"] = folder
     told["data_dir"] = data_dir or (told["data_dir"] and Path(told["data_dir"]))
     config = TrainConfig(**told)

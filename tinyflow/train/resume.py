@@ -110,11 +110,10 @@ def save_state(
     entry = {
         "format": FORMAT,
         "position": asdict(position) | {"rows": [_written(r) for r in position.rows]},
+        "schedule": ready.schedule.state_dict(),
         "generators": {n: g.bit_generator.state for n, g in _generators(ready.model)},
         "facts": dict(known),
     }
-    if (state := getattr(ready.schedule, "state_dict", None)) is not None:
-        entry["schedule"] = state()
     text = json.dumps(entry, default=np.ndarray.tolist)
     arrays = {name: asnumpy(array) for name, array in tensors.items()}
     write_tensors(path, arrays, {KEY: text})
@@ -200,7 +199,7 @@ def _entry(path: Path, text: str | None) -> dict[str, Any]:
             f"{path} was written by another version of tinyflow (its format is "
             f"{format!r:.60}, not {FORMAT}): resume the run with that one"
         )
-    for name in ("position", "generators", "facts"):
+    for name in ("position", "schedule", "generators", "facts"):
         if not isinstance(found.get(name), dict):
             raise Unreadable(f"{path} does not say the {name} of its run")
     return found
@@ -284,12 +283,11 @@ def _restore(
     for name, array in arrays.items():
         begin = MODEL if name.startswith(MODEL) else OPTIMIZER
         parts[begin][name.removeprefix(begin)] = array
+    ready.schedule.load_state_dict(entry["schedule"])
     ready.model.load_state_dict(parts[MODEL])
     ready.optimizer.load_state_dict(parts[OPTIMIZER])
     for name, state in states.items():
         generators[name].bit_generator.state = state
-    if (load := getattr(ready.schedule, "load_state_dict", None)) is not None:
-        load(entry["schedule"])
 
 
 def _like(own: Any, told: Any) -> Any:

@@ -25,7 +25,7 @@ from tinyflow.backend import asarray, asnumpy, device_of, numbers
 from tinyflow.data import Dataset, Loader
 from tinyflow.kernels.geometry import Window
 from tinyflow.kernels.plain import conv, pool
-from tinyflow.optim import SGD, Adam, AdamW, Optimizer
+from tinyflow.optim import SGD, Adam, AdamW, Optimizer, RMSprop, names_of_vectors
 from tinyflow.testing import check_vjp, spaced
 from tinyflow.train import evaluate, train_step
 from tinyflow.train.step import StepResult
@@ -124,7 +124,12 @@ def test_maximum_pooling_kernels(machine: Machine, dtype: str, at: Window) -> No
 OPTIMIZERS: dict[str, Callable[[nn.Module], Optimizer]] = {
     "sgd": lambda m: SGD(m.named_parameters(), 0.05, 0.9, 5e-4, nesterov=True),
     "adam": lambda m: Adam(m.named_parameters(), weight_decay=0.01),
-    "adamw": lambda m: AdamW(m.named_parameters()),
+    "adamw": lambda m: AdamW(
+        m.named_parameters(), no_decay=names_of_vectors(m.named_parameters())
+    ),
+    "rmsprop": lambda m: RMSprop(
+        m.named_parameters(), weight_decay=0.01, momentum=0.9, centered=True
+    ),
 }
 NETWORKS = ("resnet20", "se_resnet20", "densenet121", "vgg11")
 

@@ -13,7 +13,7 @@ from tinyflow import nn, ops
 from tinyflow.kernels.cuda.aside import WINDOW, Aside
 from tinyflow.kernels.cuda.settings import configured
 from tinyflow.kernels.engine import PLAIN, forced
-from tinyflow.optim import SGD, Adam, AdamW, Optimizer
+from tinyflow.optim import SGD, Adam, AdamW, Optimizer, RMSprop, names_of_vectors
 from tinyflow.train.gpu.capture import WARM_UP, CapturedStep
 from tinyflow.train.step import train_step
 
@@ -24,6 +24,7 @@ RULES: dict[str, Rule] = {
     "damped": lambda p: SGD(p, 0.1, momentum=0.9, dampening=0.5),
     "adam": lambda p: Adam(p, 0.01, weight_decay=1e-3),
     "adamw": lambda p: AdamW(p, 0.01),
+    "parted": lambda p: AdamW(p, 0.01, no_decay=names_of_vectors(p)),
 }
 
 
@@ -93,6 +94,23 @@ def test_captured_is_eager_step_by_step(name: str, clip: float | None) -> None:
             np.testing.assert_allclose(
                 array, step.optimizer.state_dict()[key], 1e-4, 1e-6, err_msg=key
             )
+
+
+def test_rmsprop_has_no_kernel_and_runs_eagerly() -> None:
+    gpu = HostGpu()
+    with host_engine(gpu, HostCudnn(gpu)):
+        rule = lambda p: RMSprop(p, 0.01, momentum=0.9)  # noqa: E731
+        eager, model = Small().to("cpu"), Small().to("cpu")
+        rates = rule(list(eager.named_parameters()))
+        step, said = captured(gpu, model, rule)
+        for images, labels in batches(WARM_UP + 2):
+            step.optimizer.lr = rates.lr = rates.lr / 2
+            one = train_step(eager, images, labels, rates)
+            assert step(images, labels) == one
+        for p, q in zip(eager.parameters(), model.parameters(), strict=True):
+            np.testing.assert_array_equal(p.data, q.data)
+        assert step.replayed == 0 and len(said) == 1
+        assert "cannot be recorded (RMSprop has no kernel" in said[0]
 
 
 class Reused(nn.Module):

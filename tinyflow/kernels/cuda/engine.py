@@ -285,6 +285,12 @@ class CudaEngine(Maps):
             if not self.updates.adam(group, hyper):
                 super().adam(group, [hyper] * len(group))
 
+    def rmsprop(self, entries: list[Entry], options: Sequence[Options]) -> None:
+        """In plain code, whose numbers a captured step cannot change: not in one."""
+        if self.updates.recording is not None:
+            raise RuntimeError("RMSprop has no kernel that reads its rate on the GPU")
+        super().rmsprop(entries, options)
+
 
 _ONE = Conv()
 """A 1x1 convolution's."""

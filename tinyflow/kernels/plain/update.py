@@ -87,6 +87,49 @@ def adam(
         p -= spare
 
 
+def rmsprop(
+    p: Array,
+    g: Array,
+    v: Array,
+    *state: Array,
+    lr: float,
+    alpha: float,
+    eps: float,
+    decay: float,
+    momentum: float,
+    centered: bool,
+) -> None:
+    """The step of :class:`tinyflow.optim.RMSprop`; `state` is m if centred, then b."""
+    for block in _blocks(p, g, v, *state):
+        p, g, v, *rest = block
+        xp, spare = array_module(p), scratch("product", p.shape, p)
+        g = _with_decay(p, g, decay)
+        v *= alpha
+        xp.multiply(g, g, out=spare)
+        spare *= 1 - alpha
+        v += spare
+        if centered:
+            m = rest[0]
+            m *= alpha
+            m += xp.multiply(g, 1 - alpha, out=spare)
+            xp.multiply(m, m, out=spare)
+            xp.subtract(v, spare, out=spare)
+            xp.maximum(spare, 0, out=spare)
+            xp.sqrt(spare, out=spare)
+        else:
+            xp.sqrt(v, out=spare)
+        spare += eps
+        xp.divide(g, spare, out=spare)
+        if momentum:
+            b = rest[-1]
+            b *= momentum
+            b += spare
+            xp.multiply(b, lr, out=spare)
+        else:
+            spare *= lr
+        p -= spare
+
+
 def _with_decay(p: Array, g: Array, decay: float) -> Array:
     """The sum g + λ p in a scratch array; `g` itself if λ = 0."""
     if decay == 0:

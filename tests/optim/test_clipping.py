@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.test_optim import give_gradients, parameters
+from tests.optim.test_optim import give_gradients, parameters
 from tinyflow import Tensor
 from tinyflow.optim import clip_grad_norm, grad_norm
 

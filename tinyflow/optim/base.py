@@ -1,31 +1,20 @@
-"""Optimisers with PyTorch's rules and defaults.
-
-Parameters are updated in place, all of them in one call of their engine. Gradients are
-only read: two of them may be the same array.
-"""
+"""What the optimisers share: named parameters, steps, and state by slot."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from tinyflow import display, habits
-from tinyflow.backend import Array, array_module, asarray, device_of, numbers
+from tinyflow import display
+from tinyflow.backend import Array, array_module, asarray, device_of
 from tinyflow.kernels.engine import engine
 from tinyflow.kernels.table import Engine, Entry, Options
-from tinyflow.lengths import length, scaled, square, together, trusted
 from tinyflow.ops.arguments import number, shown
 from tinyflow.signals import deferred
 from tinyflow.state import fitting, needs_mapping, whole_number
 from tinyflow.tensor import Tensor
-
-__all__ = ["SGD", "Adam", "AdamW", "Optimizer", "clip_grad_norm", "grad_norm"]
-
-if not TYPE_CHECKING:
-    __getattr__, __dir__ = habits.answers(__name__, habits.OPTIM)
 
 Parameters: TypeAlias = Iterable[Tensor] | Iterable[tuple[str, Tensor]]
 
@@ -40,10 +29,13 @@ class Optimizer:
             ``name#3``, ….
         lr: learning rate; assign to ``optimizer.lr`` to follow a schedule.
         weight_decay: λ.
+        no_decay: names of parameters whose λ is 0, whatever `weight_decay` says; often
+            those of norms and biases, ``names_of_vectors(model.named_parameters())``.
 
     Raises:
-        ValueError: an option is out of its range, or nothing could be trained: there is
-            no parameter, none that requires a gradient, or one that is no leaf.
+        ValueError: an option is out of its range, `no_decay` names no parameter, or
+            nothing could be trained: there is no parameter, none that requires a
+            gradient, or one that is no leaf.
         TypeError: something else than tensors or pairs was given.
     """
 
@@ -51,7 +43,11 @@ class Optimizer:
     """Names of the arrays kept per parameter."""
 
     def __init__(
-        self, parameters: Parameters, lr: float, weight_decay: float = 0.0
+        self,
+        parameters: Parameters,
+        lr: float,
+        weight_decay: float = 0.0,
+        no_decay: Collection[str] = (),
     ) -> None:
         self.lr = number(type(self).__name__, lr, "lr", 0)
         self.weight_decay = number(type(self).__name__, weight_decay, "weight_decay", 0)
@@ -68,6 +64,7 @@ class Optimizer:
                 f"{type(self).__name__} got no parameter to train ({what}): give "
                 "model.named_parameters() of a model whose layers are its attributes"
             )
+        self.no_decay = _names(no_decay, self.parameters, type(self).__name__)
         self.steps: dict[str, int] = {}
         self.state: dict[str, dict[str, Array]] = {}
         self._kept_for: dict[str, Array] = {}  # whose state it is, as it lies in memory
@@ -105,7 +102,8 @@ class Optimizer:
             trained[name] = p
             entries, options = waiting.setdefault(engine(p.data), ([], []))
             entries.append((p.data, g, *self.state[name].values()))
-            options.append(self._options(self.steps.get(name, 0) + 1))
+            decay = 0.0 if name in self.no_decay else self.weight_decay
+            options.append(self._options(self.steps.get(name, 0) + 1, decay))
         with deferred():
             for name, p in trained.items():
                 self.steps[name] = self.steps.get(name, 0) + 1
@@ -143,8 +141,8 @@ class Optimizer:
         self.state[name] = fresh
         self._kept_for[name] = p.data
 
-    def _options(self, t: int) -> Options:
-        """The numbers of a parameter's t-th step, t from 1."""
+    def _options(self, t: int, decay: float) -> Options:
+        """The numbers of a parameter's t-th step, t from 1, with its own λ."""
         raise NotImplementedError
 
     def _update(
@@ -193,123 +191,23 @@ class Optimizer:
         self.steps, self.state, self._kept_for = steps, fresh, kept
 
 
-class SGD(Optimizer):
-    """Stochastic gradient descent with momentum (Sutskever et al. 2013).
-
-        g ← g + λ p
-        b ← g at the first step, then μ b + (1 - d) g
-        p ← p - η b,  or with Nesterov's variant  p - η (g + μ b)
-
-    the rule of ``torch.optim.SGD``; without momentum b is g.
-
-    Args:
-        parameters, lr, weight_decay: see :class:`Optimizer`.
-        momentum, dampening: μ, d ≥ 0.
-        nesterov: needs momentum and no dampening.
-    """
-
-    def __init__(
-        self,
-        parameters: Parameters,
-        lr: float,
-        momentum: float = 0.0,
-        weight_decay: float = 0.0,
-        nesterov: bool = False,
-        dampening: float = 0.0,
-    ) -> None:
-        super().__init__(parameters, lr, weight_decay)
-        self.momentum = number(type(self).__name__, momentum, "momentum", 0)
-        self.dampening = number(type(self).__name__, dampening, "dampening", 0)
-        self.nesterov = nesterov
-        if nesterov and (momentum == 0 or dampening != 0):
-            raise ValueError("nesterov needs a momentum above 0 and dampening 0")
-        self.slots = ("momentum",) if momentum else ()
-
-    def _options(self, t: int) -> Options:
-        return {
-            "lr": self.lr,
-            "decay": self.weight_decay,
-            "momentum": self.momentum,
-            "dampening": self.dampening if t > 1 else 0.0,  # the buffer starts as g
-            "nesterov": self.nesterov,
-        }
-
-    def _update(
-        self, run: Engine, entries: list[Entry], options: list[Options]
-    ) -> None:
-        run.sgd(entries, options)
+def names_of_vectors(parameters: Parameters) -> frozenset[str]:
+    """The names of those with one axis or none: norms' weights, and all biases."""
+    found = named_tensors(parameters, "names_of_vectors")
+    return frozenset(name for name, p in found.items() if p.ndim <= 1)
 
 
-class Adam(Optimizer):
-    """Adam (Kingma & Ba 2015, algorithm 1); at step t, with the decay in the gradient.
-
-        g ← g + λ p
-        m ← β₁ m + (1 - β₁) g,   v ← β₂ v + (1 - β₂) g²
-        p ← p - η/(1 - β₁ᵗ) · m / (√v / √(1 - β₂ᵗ) + ε)
-
-    the rule of ``torch.optim.Adam``.
-
-    Args:
-        parameters, lr, weight_decay: see :class:`Optimizer`.
-        betas: (β₁, β₂), each in [0, 1).
-        eps: ε ≥ 0, outside the root.
-    """
-
-    slots = ("m", "v")
-
-    def __init__(
-        self,
-        parameters: Parameters,
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 0.0,
-    ) -> None:
-        super().__init__(parameters, lr, weight_decay)
-        self.eps = number(type(self).__name__, eps, "eps", 0)
-        if not isinstance(betas, (tuple, list)) or len(betas) != 2:
-            raise TypeError(f"Adam: betas must be two numbers, not {shown(betas)}")
-        beta1, beta2 = (number("Adam", b, "betas", 0) for b in betas)
-        self.betas = float(beta1), float(beta2)
-        if not (0 <= beta1 < 1 and 0 <= beta2 < 1):
-            raise ValueError(f"betas must lie in [0, 1), not {betas}")
-
-    def _options(self, t: int) -> Options:
-        return {
-            "step": t,
-            "lr": self.lr,
-            "betas": self.betas,
-            "eps": self.eps,
-            "decay": self.weight_decay,
-            "shrink": 1.0,
-        }
-
-    def _update(
-        self, run: Engine, entries: list[Entry], options: list[Options]
-    ) -> None:
-        run.adam(entries, options)
-
-
-class AdamW(Adam):
-    """Adam with decoupled weight decay (Loshchilov & Hutter 2019, algorithm 2).
-
-    p ← (1 - η λ) p comes first, then Adam's step without λ in the gradient: the rule of
-    ``torch.optim.AdamW``. Arguments: see :class:`Adam`.
-    """
-
-    def __init__(
-        self,
-        parameters: Parameters,
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 0.01,
-    ) -> None:
-        super().__init__(parameters, lr, betas, eps, weight_decay)
-
-    def _options(self, t: int) -> Options:
-        shrink = 1 - self.lr * self.weight_decay
-        return {**super()._options(t), "decay": 0.0, "shrink": shrink}
+def _names(given: Any, parameters: Mapping[str, Tensor], who: str) -> frozenset[str]:
+    """`no_decay` as a set."""
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise TypeError(f"{who}: no_decay takes a list of names, not {shown(given)}")
+    names = frozenset(given)
+    if unknown := sorted(map(str, names - parameters.keys())):
+        raise ValueError(
+            f"{who}: no_decay names {unknown[0]!r}, which is no parameter; these are "
+            f"{', '.join(list(parameters)[:3])}, …"
+        )
+    return names
 
 
 def named_tensors(parameters: Any, who: str) -> dict[str, Tensor]:
@@ -346,54 +244,3 @@ def _not_parameters(who: str, what: str) -> str:
         f"model.named_parameters(), not {what}; groups with options of their own need "
         "an optimiser each"
     )
-
-
-def grad_norm(parameters: Parameters) -> float:
-    """√(Σ ‖g‖²) over all gradients there are, each tensor once; 0 if there is none.
-
-    Not finite only if a gradient is not, or the norm is beyond float64. Where squares
-    may have under- or overflowed in the gradients' dtype, it is taken from lengths.
-    """
-    tensors = named_tensors(parameters, "grad_norm").values()
-    found = [p.grad for p in tensors if p.grad is not None]
-    if not found:
-        return 0.0
-    xp = array_module(found[0])
-    with np.errstate(over="ignore", invalid="ignore"):
-        squares = xp.stack([square(g) for g in found])  # one transfer
-        whole = float(squares.sum(dtype="float64"))
-    size = sum(g.size for g in found)
-    if all(trusted(whole, size, dtype) for dtype in {g.dtype for g in found}):
-        return math.sqrt(whole)
-    return together(numbers(*map(length, found)))
-
-
-def clip_grad_norm(
-    parameters: Parameters, max_norm: float, norm: float | None = None
-) -> float:
-    """Scale all gradients by min(1, max_norm / (norm + 10⁻⁶)), as PyTorch does.
-
-    They are replaced, not written to. Returns the norm before, which may be given if it
-    is known.
-
-    Raises:
-        ValueError: `max_norm` is not above 0.
-        FloatingPointError: a gradient is not finite, which no factor mends; all are as
-            they were.
-    """
-    if not max_norm > 0:
-        raise ValueError(f"max_norm must be above 0, not {max_norm}")
-    tensors = named_tensors(parameters, "clip_grad_norm")
-    norm = grad_norm(tensors.values()) if norm is None else norm
-    if not math.isfinite(norm):
-        bad = [n for n, p in tensors.items() if not math.isfinite(grad_norm([p]))]
-        raise FloatingPointError(
-            f"the gradient's norm became {norm}: "
-            + (f"that of {bad[0]!r} is not finite" if bad else "no float64 holds it")
-        )
-    scale = float(max_norm) / (norm + 1e-6)
-    if scale < 1:
-        for p in tensors.values():
-            if p.grad is not None:
-                p.node.grad = scaled(p.grad, float(max_norm), norm + 1e-6)
-    return norm
