@@ -99,8 +99,6 @@ def chance(strata: Sequence[tuple[int, int, int, int]]) -> float:
     for n, true, met, both in strata:
         ways = [
             math.comb(met, k) * math.comb(n - met, true - k) / math.comb(n, true)
-            if true - k <= n - met
-            else 0.0
             for k in range(min(met, true) + 1)
         ]
         law = np.convolve(law, ways)
