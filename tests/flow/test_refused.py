@@ -12,7 +12,7 @@ import pytest
 import models
 from models import build_model
 from tests.flow.test_flow import Small
-from tinyflow import Tape, Tensor, flow, fork, mark, ops
+from tinyflow import Tape, Tensor, flow, fork, mark, nn, ops
 from tinyflow.flow import progress as waiting
 from tinyflow.flow import series, subject, trace
 from tinyflow.flow.compare import summarise
@@ -55,6 +55,28 @@ def test_a_place_that_cannot_be_is_refused_before_anything_is_computed(tmp_path)
         report.check_output(tmp_path)
     with pytest.raises(flow.FlowError, match="file, not a folder"):
         report.check_output(tmp_path / "file" / "new")
+
+
+def test_looking_draws_nothing_from_any_generator_of_the_network():
+    """Of dropout, and of a module that draws by itself."""
+
+    class Noisy(nn.Module):
+        def __init__(self):
+            rng = np.random.default_rng(0)
+            self.fc, self.noise = nn.Linear(12, 3, rng=rng), np.random.default_rng(1)
+            self.drop = nn.Dropout(0.5, rng=rng)
+
+        def forward(self, x):
+            x = self.drop(self.fc(ops.flatten(x, 1)))
+            return x + self.noise.normal(size=x.shape)
+
+    model = Noisy().to(dtype="float64")
+    first, again = (
+        flow.probe(model, IMAGES, np.array([0, 1, 2, 0])).loss.item() for _ in range(2)
+    )
+    assert first == again
+    model.noise.normal()
+    assert flow.probe(model, IMAGES, np.array([0, 1, 2, 0])).loss.item() != first
 
 
 def test_what_a_tape_does_not_hold_is_named():

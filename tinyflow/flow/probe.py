@@ -70,11 +70,8 @@ def probe(
         watch: given the tape before the first operator, to see how far it is.
     """
     buffers = {name: b.copy() for name, b in model.named_buffers()}
-    generators = [
-        (m.generator, m.generator.bit_generator.state)
-        for _, m in model.named_modules()
-        if isinstance(m, nn.Dropout) and isinstance(m.generator, np.random.Generator)
-    ]
+    held = model.named(lambda held: isinstance(held, np.random.Generator))
+    generators = [(g, g.bit_generator.state) for _, g in held]
     x = Tensor(images, name="images")
     try:
         with in_mode(model, training):
