@@ -26,7 +26,7 @@ from tinyflow import backend
 from tinyflow.backend import DeviceError, asnumpy, choose_device, explain
 from tinyflow.commands import analyze
 from tinyflow.commands import train as cli
-from tinyflow.train import load_checkpoint
+from tinyflow.train import load_checkpoint, loop
 
 ARGS = "--model resnet20 --epochs 1 --batch-size 8 --limit-train 16 --limit-test 8"
 
@@ -310,7 +310,7 @@ def test_out_of_memory_keeps_what_there_is(
 ) -> None:
     whole = run(cli.app, f"{ARGS} --device cuda --output whole")
     assert whole.exit_code == 0
-    real, epochs = cli.train.__globals__["_epoch"], []
+    real, epochs = loop.Loop._epoch, []
 
     def epoch(*args: Any) -> Any:
         epochs.append(args)
@@ -318,7 +318,7 @@ def test_out_of_memory_keeps_what_there_is(
             machine.memory = 1000
         return real(*args)
 
-    monkeypatch.setitem(cli.train.__globals__, "_epoch", epoch)
+    monkeypatch.setattr(loop.Loop, "_epoch", epoch)
     schedule = "--schedule constant --warmup-epochs 0"
     arguments = f"{ARGS} --device cuda --output out {schedule}"
     result = run(cli.app, arguments.replace("--epochs 1", "--epochs 3"))
@@ -349,14 +349,14 @@ def test_a_gpu_that_breaks(
     machine: Machine, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where the error comes late, at the next wait: the epoch before is kept."""
-    real = cli.train.__globals__["_epoch"]
+    real = loop.Loop._epoch
 
-    def epoch(config: Any, ready: Any, number: int, *rest: Any) -> Any:
-        if number == 2:
+    def epoch(self: loop.Loop) -> Any:
+        if self.position.epoch == 2:
             machine.broken = CUDARuntimeError(700)
-        return real(config, ready, number, *rest)
+        return real(self)
 
-    monkeypatch.setitem(cli.train.__globals__, "_epoch", epoch)
+    monkeypatch.setattr(loop.Loop, "_epoch", epoch)
     result = run(cli.app, f"{ARGS} --device cuda --output out".replace("1 ", "2 ", 1))
     one_sentence(result, "the GPU failed", "cudaErrorIllegalAddress", "epoch 1 is kept")
     assert load_checkpoint(place / "out", models.find)[1].epoch == 1

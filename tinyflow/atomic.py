@@ -80,6 +80,27 @@ def appending(path: Path, text: str) -> Iterator[None]:
             raise
 
 
+def synced(path: Path) -> int:
+    """Put what was appended to a file on the disk; its length in bytes.
+
+    Raises:
+        OSError: it is gone or cannot be written.
+    """
+    with path.open("r+b") as file:
+        os.fsync(file.fileno())
+        return file.seek(0, os.SEEK_END)
+
+
+def cut_back(path: Path, length: int) -> None:
+    """Take back what was appended to a file beyond that many bytes.
+
+    Raises:
+        OSError: it is gone or cannot be written.
+    """
+    with path.open("r+b") as file:
+        file.truncate(length)
+
+
 def _sync_folder(folder: Path) -> None:
     """Put the new name on the disk, where the system lets a folder be opened."""
     with suppress(OSError):

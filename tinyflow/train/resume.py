@@ -11,7 +11,6 @@ the run goes on, and is computed anew.
 from __future__ import annotations
 
 import json
-import os
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -22,6 +21,7 @@ import numpy as np
 from numpy.random import Generator
 
 from tinyflow import __version__, nn
+from tinyflow.atomic import cut_back, synced
 from tinyflow.backend import asnumpy
 from tinyflow.data import Dataset
 from tinyflow.reading import Unreadable, kind, parse_object
@@ -102,9 +102,7 @@ def save_state(
         OSError: the disk is full or the folder gone; the state there is as it was.
     """
     for name in position.lengths:
-        with path.with_name(name).open("r+b") as file:
-            os.fsync(file.fileno())
-            position.lengths[name] = file.seek(0, os.SEEK_END)
+        position.lengths[name] = synced(path.with_name(name))
     tensors = {MODEL + n: a for n, a in ready.model.state_dict().items()}
     tensors |= {OPTIMIZER + n: a for n, a in ready.optimizer.state_dict().items()}
     entry = {
@@ -182,8 +180,7 @@ def cut(folder: Path, lengths: Mapping[str, int]) -> None:
                 f"({length} bytes): this run cannot be resumed"
             )
     for name, length in lengths.items():
-        with (folder / name).open("r+b") as file:
-            file.truncate(length)
+        cut_back(folder / name, length)
 
 
 def _generators(model: nn.Module) -> list[tuple[str, Generator]]:
