@@ -80,6 +80,24 @@ def appending(path: Path, text: str) -> Iterator[None]:
             raise
 
 
+def locked(handle: int) -> bool | None:
+    """Lock an open file or folder for us alone, until it is closed or we are dead.
+
+    Returns:
+        True if it is ours, False if another process has it, None where there are no
+        locks.
+    """
+    try:
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except (ImportError, OSError):
+        return None
+    return True
+
+
 def synced(path: Path) -> int:
     """Put what was appended to a file on the disk; its length in bytes.
 

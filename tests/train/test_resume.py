@@ -23,7 +23,7 @@ from tinyflow.kernels.engine import PLAIN, forced
 from tinyflow.train import ConfigError, TrainConfig, TrainError, resume, train
 from tinyflow.train.config import interval
 from tinyflow.train.events import Start, Step
-from tinyflow.train.record import read_config
+from tinyflow.train.record import config_of
 from tinyflow.train.resume import STATE, Position
 
 
@@ -245,7 +245,7 @@ def test_every_option_is_read_back_as_it_was_given(place):
         output=place / "run",
     )
     train(config, stopping(2))
-    found = read_config(place / "run", models.find)
+    found = config_of(place / "run", models.find)
     assert found == config
     for f in fields(TrainConfig):
         assert type(getattr(found, f.name)) is type(getattr(config, f.name)), f.name

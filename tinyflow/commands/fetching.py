@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 import time
@@ -11,7 +10,7 @@ from pathlib import Path
 from tinyflow.commands import ending
 from tinyflow.commands.parsing import fail
 from tinyflow.data.download import Fetching, fetch
-from tinyflow.train.report import EVERY, duration
+from tinyflow.train.report import EVERY, duration, is_live
 
 LIVE = 0.1  # seconds between two states of a line that somebody watches
 
@@ -20,7 +19,7 @@ class Line:
     """A line that follows the file, or one every 5 s where nobody is watching."""
 
     def __init__(self) -> None:
-        self._live = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+        self._live = is_live(sys.stdout)
         self._path, self._first, self._begun, self._shown = "", 0, 0.0, 0.0
 
     def __call__(self, at: Fetching) -> None:

@@ -18,17 +18,11 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from gzip import BadGzipFile
 from pathlib import Path
-from typing import BinaryIO
 
-from tinyflow.atomic import replacing
+from tinyflow.atomic import locked, replacing
 from tinyflow.data.base import DataError, locate
 from tinyflow.data.sources import SOURCES, Remote, Source
 from tinyflow.reading import Unreadable, kind, reason
-
-try:
-    import fcntl
-except ImportError:  # Windows: there two that fetch at once are in each other's way
-    fcntl = None  # type: ignore[assignment]
 
 POLL = 0.2  # seconds between two looks at what another fetches
 
@@ -147,9 +141,11 @@ def _alone(part: Path, came: Callable[[int], None]) -> Iterator[None]:
     if (what := kind(part)) not in ("file", "nothing"):
         raise DataError(f"{part} is a {what}, not a file: remove it.")
     with ExitStack() as stack:
-        while fcntl is not None:
+        while True:
             held = stack.enter_context(part.open("ab"))
-            _lock(held, lambda: came(_length(part)))
+            while locked(held.fileno()) is False:
+                came(_length(part))
+                time.sleep(POLL)
             with suppress(FileNotFoundError):  # its last holder has finished it
                 if os.path.samestat(os.fstat(held.fileno()), part.stat()):
                     break
@@ -159,15 +155,6 @@ def _alone(part: Path, came: Callable[[int], None]) -> Iterator[None]:
         finally:
             if not _length(part):
                 part.unlink(missing_ok=True)
-
-
-def _lock(file: BinaryIO, waiting: Callable[[], None]) -> None:
-    while True:
-        try:
-            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            waiting()
-            time.sleep(POLL)
 
 
 def _length(path: Path) -> int:

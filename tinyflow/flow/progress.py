@@ -7,14 +7,13 @@ output about every five seconds. An analysis that is over sooner writes none.
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from tinyflow.train.report import duration
+from tinyflow.train.report import duration, is_live
 
 EVERY = 5.0  # seconds between plain lines
 REDRAW = 0.5  # between two looks at the line on a terminal
@@ -26,12 +25,6 @@ Told = Callable[[float], None]
 
 def silent(done: float) -> None:
     """For callers who do not care how far it is."""
-
-
-def is_live(stream: object) -> bool:
-    """Whether a line written to `stream` can be rewritten."""
-    terminal = getattr(stream, "isatty", lambda: False)()
-    return bool(terminal) and os.environ.get("TERM") != "dumb"
 
 
 class Progress:

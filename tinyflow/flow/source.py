@@ -22,10 +22,10 @@ from tinyflow.flow.settings import MODES, Settings, as_flow_error
 from tinyflow.network import Network, is_own
 from tinyflow.reading import Unreadable, kind, read_object
 from tinyflow.train.checkpoint import Metadata, load_checkpoint
+from tinyflow.train.record import CONFIG
 
 DATA_SEED = 0  # of the shapes pictures, whatever the seed of the weights
 POOL = 1000  # shapes drawn, from which the batch is chosen
-CONFIG = "config.json"  # of a run folder
 FROM_FILES = (
     "name their folder with --data-dir or the environment variable TINYFLOW_DATA"
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -286,8 +286,7 @@ def check_named(config: TrainConfig, named: Collection[str]) -> None:
         ("num_classes", True, "is of --list-models; a data set has its own number"),
     ):
         if option in named and idle:
-            name = option.replace("_", "-")
-            raise ConfigError(f"--{name} {why}: leave it out")
+            raise ConfigError(f"{_flags([option])} {why}: leave it out")
 
 
 def check_resuming(named: Collection[str]) -> None:
@@ -297,10 +296,9 @@ def check_resuming(named: Collection[str]) -> None:
         ConfigError: with one sentence that names the options.
     """
     if others := sorted(set(named) - {"resume", "data_dir"}):
-        names = ", ".join(f"--{name.replace('_', '-')}" for name in others)
         raise ConfigError(
-            f"--resume goes on with the options of the run: leave {names} out (only "
-            "--data-dir may say where its data lie now)"
+            f"--resume goes on with the options of the run: leave {_flags(others)} out "
+            "(only --data-dir may say where its data lie now)"
         )
 
 
@@ -312,9 +310,9 @@ def check_listing(named: Collection[str], num_classes: int | None) -> None:
     """
     others = sorted(set(named) - {"list_models", "num_classes"})
     if others:
-        names = ", ".join(f"--{name.replace('_', '-')}" for name in others)
         raise ConfigError(
-            f"--list-models prints all networks and trains none: leave {names} out"
+            "--list-models prints all networks and trains none: leave "
+            f"{_flags(others)} out"
         )
     if num_classes is not None and num_classes < 1:
         raise ConfigError(f"--num-classes must be 1 or more, not {num_classes}")
@@ -327,6 +325,11 @@ def idle_on_cpu(named: Collection[str]) -> list[str]:
         "capture": "only a GPU records its steps",
     }
     return [f"--{n} changes nothing: {why}" for n, why in said.items() if n in named]
+
+
+def _flags(names: Iterable[str]) -> str:
+    """Options as they stand on the command line."""
+    return ", ".join(f"--{name.replace('_', '-')}" for name in names)
 
 
 def _choice(name: str, given: str, known: tuple[str, ...]) -> None:

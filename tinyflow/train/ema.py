@@ -44,7 +44,7 @@ class EMA:
             raise ValueError(f"EMA: decay must lie in [0, 1), not {decay}")
         self.model, self.decay, self.warm_up = model, float(decay), warm_up
         self.updates = 0
-        self.averages = {name: array.copy() for name, array in _held(model).items()}
+        self.averages = {name: array.copy() for name, array in model._state().items()}
 
     def update(self) -> None:
         """Take in the weights as they are now; call it after each step.
@@ -109,7 +109,7 @@ class EMA:
 
     def _same(self) -> dict[str, Array]:
         """What the model holds, if that is what was averaged."""
-        held = _held(self.model)
+        held = self.model._state()
         if other := sorted(held.keys() ^ self.averages.keys())[:3]:
             raise ValueError(
                 f"the model's weights are not those that are averaged, {other} are new "
@@ -119,15 +119,10 @@ class EMA:
 
     def _write(self, values: Mapping[str, Array]) -> None:
         with deferred():
-            for name, array in _held(self.model).items():
+            for name, array in self.model._state().items():
                 array[...] = _beside(values[name], array)
             for p in self.model.parameters():
                 p.node.version += 1
-
-
-def _held(model: nn.Module) -> dict[str, Array]:
-    parameters = {name: p.data for name, p in model.named_parameters()}
-    return parameters | dict(model.named_buffers())
 
 
 def _beside(array: Array, like: Array) -> Array:

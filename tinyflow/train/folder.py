@@ -13,6 +13,7 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
+from tinyflow.atomic import locked
 from tinyflow.reading import reason
 from tinyflow.signals import deferred
 from tinyflow.train.config import ConfigError
@@ -138,8 +139,9 @@ class RunFolder:
             found = True
         with suppress(OSError):  # while it is open no other folder looks the same
             self._handle = os.open(self.claim, os.O_RDONLY)
-        locked = _locked(self._handle)
-        if locked is False or (found and not locked):
+        # The lock of a run that was killed goes with it; the claim that it made stays.
+        ours = None if self._handle is None else locked(self._handle)
+        if ours is False or (found and not ours):
             raise ConfigError(
                 f"{self.path} is in use by another run: wait until it has ended, or, "
                 f"if there is none, remove {self.claim}"
@@ -236,24 +238,6 @@ class RunFolder:
                 except OSError:  # another run is using it by now
                     break
             self._handle, self._claimed, self._made = None, False, []
-
-
-def _locked(handle: int | None) -> bool | None:
-    """Whether a claim is ours as long as it is open; None where that cannot be told.
-
-    The lock of a process that was killed goes with it; the claim it made stays.
-    """
-    if handle is None:  # a system that opens no folders
-        return None
-    try:
-        import fcntl
-
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except (ImportError, OSError):  # a file system without locks
-        return None
-    return True
 
 
 def _new(folder: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -159,8 +160,7 @@ class Loop:
     def _epoch(self) -> EpochRow:
         """Train for the rest of an epoch and test."""
         ready, now = self.ready, self.position
-        batches = ready.train.epoch(now.epoch - 1, start=now.step)
-        with served(batches) as batches:
+        with served(ready.train.epoch(now.epoch - 1, start=now.step)) as batches:
             self._steps(batches)
         begun = time.perf_counter()
         test_loss, test_accuracy = evaluate(ready.model, ready.test)
@@ -193,7 +193,13 @@ class Loop:
         """
         config, ready, now = self.config, self.ready, self.position
         take = partial(self._take, time.perf_counter() - now.seconds)
-        launched: Callable[[], None] | None = None
+        launched: deque[Callable[[], None]] = deque()
+
+        def settle(but: int = 0) -> None:
+            """Wait for what has been launched, `but` for the last so many."""
+            while len(launched) > but:
+                launched.popleft()()
+
         try:
             for step in range(now.step, ready.steps):
                 with deferred():
@@ -204,27 +210,22 @@ class Loop:
                     if self._inspect and done % (config.trace_every or 1) == 0:
                         look = partial(self._inspect, done)
                     answer = ready.stepper.launch(images, labels, look is not None)
-                    before, launched = launched, None
                     if answer is not None:
-                        launched = partial(take, len(labels), answer)
-                    if before is not None:
-                        before()
-                    if answer is None:
+                        launched.append(partial(take, len(labels), answer))
+                        settle(but=1)
+                    else:
+                        settle()
                         eager = partial(ready.stepper.eager, images, labels, look)
                         take(len(labels), eager)
                     if self.unit == "steps" and (done + 1) % self.often == 0:
-                        if launched is not None:
-                            last, launched = launched, None
-                            last()
+                        settle()
                         with self._writing():
                             self._save_state()
         except KeyboardInterrupt:
-            if launched is not None:
-                with deferred():
-                    launched()
+            with deferred():
+                settle()
             raise
-        if launched is not None:
-            launched()
+        settle()
 
     def _take(self, start: float, images: int, done: Callable[[], StepResult]) -> None:
         """Do or wait for a step, and report it."""

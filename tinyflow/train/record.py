@@ -14,7 +14,7 @@ from tinyflow import __version__
 from tinyflow.atomic import replacing
 from tinyflow.backend import array_module
 from tinyflow.network import Find, count_parameters
-from tinyflow.reading import Unreadable, kind, opened, parse_object
+from tinyflow.reading import Unreadable, kind, read_object
 from tinyflow.train.config import DTYPE, ConfigError, TrainConfig
 from tinyflow.train.prepare import DATA_SEED, Prepared
 
@@ -72,7 +72,7 @@ def write_config(config: TrainConfig, ready: Prepared, path: Path) -> None:
         partial.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
 
 
-def read_config(folder: Path, find: Find, data_dir: Path | None = None) -> TrainConfig:
+def config_of(folder: Path, find: Find, data_dir: Path | None = None) -> TrainConfig:
     """The options that the run in a folder was started with.
 
     Args:
@@ -91,8 +91,7 @@ def read_config(folder: Path, find: Find, data_dir: Path | None = None) -> Train
                 f"{folder} is no run folder, it holds no {CONFIG}: give --resume the "
                 "folder that train.py made"
             )
-        with opened(path) as file:
-            told = parse_object(file.read(1 << 20), f"{path}")
+        told = read_object(path)
     except Unreadable as error:
         raise ConfigError(f"{error}: this run cannot be resumed") from error
     resolved = told.pop("resolved", None)

@@ -109,8 +109,13 @@ class BarReport(PlainReport):
 
 def terminal_report() -> PlainReport:
     """The bar on a terminal, plain lines elsewhere."""
-    live = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
-    return BarReport() if live else PlainReport()
+    return BarReport() if is_live(sys.stdout) else PlainReport()
+
+
+def is_live(stream: object) -> bool:
+    """Whether a line written to `stream` can be rewritten."""
+    terminal = getattr(stream, "isatty", lambda: False)()
+    return bool(terminal) and os.environ.get("TERM") != "dumb"
 
 
 def duration(seconds: float) -> str:

@@ -13,7 +13,7 @@ from tinyflow.train.events import Report
 from tinyflow.train.folder import RunFolder
 from tinyflow.train.loop import Loop, Result, Tracer, TrainError, kept
 from tinyflow.train.prepare import prepare
-from tinyflow.train.record import read_config
+from tinyflow.train.record import config_of
 
 
 def silent(event: object) -> None:
@@ -70,7 +70,7 @@ def resume(
         ConfigError: nothing there can be resumed, or its data or network have changed.
         DataError, DeviceError, TrainError: see :func:`train`.
     """
-    config = read_config(run, find, data_dir)
+    config = config_of(run, find, data_dir)
     _check_tracer(config, tracer)
     return _guarded(config, RunFolder(run, "", again=True), report, tracer, said)
 

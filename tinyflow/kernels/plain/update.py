@@ -41,9 +41,9 @@ def sgd(
         p, g, *state = block
         xp, spare = array_module(p), scratch("product", p.shape, p)
         direction = g = _with_decay(p, g, decay)
+        fresh = 1 - dampening
         for b in state:
             b *= momentum
-            fresh = 1 - dampening
             b += g if fresh == 1 else xp.multiply(g, fresh, out=spare)
             direction = b
             if nesterov:
