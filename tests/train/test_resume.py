@@ -201,6 +201,36 @@ def test_a_full_disk_leaves_the_state_before(place, monkeypatch):
     assert left_by(place / "run") == left_by(place / "whole")
 
 
+def test_what_is_kept_is_said_where_no_epoch_was_finished(place):
+    """A run that fails in its first epoch: with a state before that, and without."""
+
+    def full(folder, again=False):
+        write = traced(folder, again)
+
+        def failing(step, loss, tape):
+            if step == 4:
+                raise OSError(28, "No space left on device", "trace.csv")
+            write(step, loss, tape)
+
+        failing.path = write.path
+        return failing
+
+    for often, out, said in (
+        (
+            "2 steps",
+            place / "some",
+            f"the state of the run is kept in {place / 'some'}",
+        ),
+        ("epoch", place / "none", "so nothing was kept"),
+    ):
+        with pytest.raises(TrainError, match=f"no epoch was finished.*{said}$"):
+            train(replace(WHOLE, save_every=often, output=out), tracer=full)
+        assert out.exists() == (often == "2 steps")
+    with pytest.raises(TrainError, match=f"kept in {place / 'some'}$"):
+        resume(place / "some", models.find, tracer=full)
+    assert len(resume(place / "some", models.find, tracer=traced).rows) == 3
+
+
 @pytest.mark.parametrize(
     ("text", "often"),
     [

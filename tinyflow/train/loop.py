@@ -42,11 +42,13 @@ class Result:
         folder: the run folder, or None if it was removed: no step was finished.
         rows: one per finished epoch.
         interrupted: whether Ctrl-C ended it; then :func:`resume` goes on.
+        saved: whether the state of the run, of some step of it, is in the folder.
     """
 
     folder: Path | None
     rows: list[EpochRow] = field(default_factory=list)
     interrupted: bool = False
+    saved: bool = False
 
     @property
     def last(self) -> EpochRow:
@@ -128,6 +130,7 @@ class Loop:
             cut(place, self.position.lengths)
             self.result.rows = self.position.rows
             self._saved = self.position.epoch, self.position.step
+            self.result.saved = True
         again = said is not None
         self.metrics = MetricsFile(self.folder.file("metrics.csv"), again)
         self.position.lengths["metrics.csv"] = 0
@@ -265,7 +268,7 @@ class Loop:
             self.folder.check()
             path = self.folder.place / STATE
             save_state(path, self.ready, self.position, self.known)
-            self._saved, self.folder.kept = now, True
+            self._saved, self.folder.kept, self.result.saved = now, True, True
 
     def _save_weights(self, row: EpochRow) -> None:
         """Write last.safetensors and, if the accuracy is a new high, best: or none."""
@@ -321,6 +324,8 @@ class Loop:
 
 def kept(result: Result) -> str:
     """What of a run is there, for the sentence that ends it."""
-    if not result.rows:
+    if not result.rows and not result.saved:
         return "no epoch was finished, so nothing was kept"
+    if not result.rows:
+        return f"no epoch was finished; the state of the run is kept in {result.folder}"
     return f"the run up to epoch {result.last.epoch} is kept in {result.folder}"
