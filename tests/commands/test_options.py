@@ -84,7 +84,7 @@ TRAIN = [
     ((*RUN, "--limit-train", "0"), "--limit-train must be 1 or more"),
     ((*RUN, "--batch-size", "9"), "choose at most 8"),
     ((*RUN, "--no-such-option"), "no such option"),
-    ((*RUN, "left", "over"), "unexpected extra argument"),
+    ((*RUN, "left", "over"), "no such command"),
     ((*RUN, "--dataset", "mnist", "--augment", "--data-dir", "."), "mirrors images"),
     ((*RUN, "--dataset", "cifar10"), "--data-dir or the environment variable"),
     ((*RUN, "--output", "~no-such-user/x"), "there is no such home folder"),

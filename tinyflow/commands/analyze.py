@@ -14,7 +14,7 @@ from tinyflow import flow
 from tinyflow.commands import ending
 from tinyflow.commands.analysis import PROGRAM, Analysis, analysis
 from tinyflow.commands.options import NewFolder, shared
-from tinyflow.commands.parsing import fail, kinds, named
+from tinyflow.commands.parsing import after_the_command, kinds
 from tinyflow.flow import compare as sides
 from tinyflow.flow.claims import CLAIMS, to_rows
 from tinyflow.flow.counterfactual import BRANCHES, check_branch
@@ -50,14 +50,7 @@ def main(settings: Settings, output: Path | None, context: typer.Context) -> Non
     if context.invoked_subcommand is None:
         run_compare(settings, output)
         return
-    for name in sorted(named(context)):
-        option = name.replace("_", "-")
-        fail(
-            PROGRAM,
-            f"put --{option} after the command: "
-            f"analyze.py {context.invoked_subcommand} --{option} …",
-            2,
-        )
+    after_the_command(PROGRAM, context)
 
 
 @app.command("compare", cls=COMMAND)

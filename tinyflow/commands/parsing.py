@@ -26,6 +26,14 @@ def named(context: Any) -> frozenset[str]:
     return frozenset(n for n, s in sources.items() if s and s.name == "COMMANDLINE")
 
 
+def after_the_command(program: str, context: Any) -> None:
+    """Refuse options that stand before a command instead of after it."""
+    for name in sorted(named(context)):
+        option, command = _option(name), context.invoked_subcommand
+        said = f"put {option} after the command: {program} {command} {option} …"
+        fail(program, said, 2)
+
+
 @contextmanager
 def _one_sentence(program: str) -> Iterator[None]:
     """What the parser refuses, in the words and with the exit code of all mistakes."""
