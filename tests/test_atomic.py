@@ -193,8 +193,9 @@ def test_a_run_is_whole_wherever_it_fails(
     owner, name = (Path, "open") if call == "open" else (os, call)
     real = getattr(owner, name)
     config = TrainConfig(
-        models.find("tiny"), epochs=2, batch_size=4, limit_train=8, limit_test=4
+        models.find("tiny"), epochs=2, batch_size=4, limit_train=12, limit_test=4
     )
+    config = replace(config, val_split=4)
     kept = set()
     for turn in range(60):
         left, output = [turn], place / f"{turn}"
@@ -215,12 +216,14 @@ def test_a_run_is_whole_wherever_it_fails(
         if output.exists():
             assert not [p for p in output.iterdir() if p.name.startswith(".")]
             rows = read_metrics(output / "metrics.csv")
+            took = (output / "times.csv").read_text().splitlines()
+            assert len(took) == len(rows) + 1
             epochs, best = (
                 load_checkpoint(output, models.find, w)[1].epoch
                 for w in ("last", "best")
             )
             if call != "replace":  # of the two weight files one comes first
-                first = max(rows, key=lambda row: row.test_accuracy)
+                first = max(rows, key=lambda row: row.val_accuracy)
                 assert (len(rows), first.epoch) == (epochs, best)
         kept.add(epochs)
         if left[0] >= 0:

@@ -20,7 +20,7 @@ from tinyflow.flow.series import described
 from tinyflow.flow.trace import COLUMNS, Row, TraceWriter, read_trace
 from tinyflow.reading import Unreadable, number, read_object, whole
 from tinyflow.train import EpochRow
-from tinyflow.train.metrics import MetricsFile, read_metrics
+from tinyflow.train.metrics import MetricsFiles, Times, read_metrics
 
 HEAD = ",".join(COLUMNS)
 
@@ -169,10 +169,10 @@ def test_a_step_is_written_whole_or_not(
 
 def test_a_table_of_epochs(tmp_path: Path) -> None:
     path = tmp_path / "metrics.csv"
-    row = EpochRow(1, 2.0, 0.2, 2.1, 0.3, 0.1, 10.0, 1.0, 1.0, float("nan"))
-    table = MetricsFile(path)
+    row = EpochRow(1, 2.0, 0.2, 2.1, 0.3, 2.2, 0.3, 0.1, 1.0)
+    table = MetricsFiles(path, tmp_path / "times.csv")
     for epoch in (1, 2):
-        with table.adding(replace(row, epoch=epoch)):
+        with table.adding(replace(row, epoch=epoch), Times(epoch, 10.0, 1.0, 1.0)):
             pass
     content = path.read_bytes()
     assert [found.epoch for found in read_metrics(path)] == [1, 2]

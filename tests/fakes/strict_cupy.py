@@ -261,6 +261,6 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Machine:
     monkeypatch.setattr("tinyflow.kernels.engine._cuda", lambda: PLAIN)
     monkeypatch.setattr(
         "tinyflow.train.prepare._on_gpu",
-        lambda config, model, optimizer, *loaders: (loaders[:2], None),
+        lambda config, model, optimizer, loaders, dtype: (loaders, None),
     )
     return machine

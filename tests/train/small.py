@@ -18,8 +18,6 @@ from tinyflow.train import (
 )
 from tinyflow.train.events import Event, Step
 
-TIMING = {"images_per_second", "seconds", "peak_memory_mb"}
-
 
 def tiny(
     *, num_classes: int, image_size: int, in_channels: int, rng: np.random.Generator

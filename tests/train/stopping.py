@@ -4,12 +4,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from tests.kernels.native.built import native as native
-from tests.train.small import SMALL, TIMING
+from tests.train.small import SMALL
 from tests.train.small import place as place
 from tinyflow.train.events import Event, Step
-from tinyflow.train.metrics import COLUMNS
 
-BYTES = ("last.safetensors", "best.safetensors", "trace.csv", "curves.png")
+TIMES = ("times.csv", "config.json")
+"""What differs between two runs: what the machine took, and where the folder is."""
 
 
 def traced(folder: Path, again: bool = False):
@@ -38,16 +38,13 @@ def stopping(when):
 
 
 def left_by(folder: Path):
-    """All that a run leaves, but for the times it measured."""
-    rows = [line.split(",") for line in (folder / "metrics.csv").read_text().split()]
-    kept = [
-        [c for n, c in zip(COLUMNS, row, strict=True) if n not in TIMING]
-        for row in rows
-    ]
-    # A picture shows no times; weights and trace are bytes.
-    return kept, {n: (folder / n).read_bytes() for n in BYTES if (folder / n).exists()}
+    """Every byte that a run leaves, but for the times it measured."""
+    files = sorted(p for p in folder.iterdir() if p.name not in TIMES)
+    return {path.name: path.read_bytes() for path in files}
 
 
 WHOLE = replace(
     SMALL, epochs=3, augment=True, trace_every=2, clip_grad=1.0, label_smoothing=0.1
 )
+SPLIT = replace(WHOLE, iterations=14, val_split=40, ema=0.9, ema_warm_up=True)
+"""Averages, validation images, and a last epoch that is cut short."""

@@ -28,12 +28,13 @@ from tinyflow.train import (
     metrics,
     train,
 )
-from tinyflow.train.config import check_listing
+from tinyflow.train.checks import check_listing
 from tinyflow.train.folder import RunFolder
-from tinyflow.train.metrics import COLUMNS, MetricsFile, read_metrics
+from tinyflow.train.metrics import COLUMNS, MetricsFiles, Times, read_metrics
 from tinyflow.train.prepare import prepare
 
-ROW = EpochRow(3, 2.5, 0.1, 2.25, 0.125, 0.05, 100.0, 1.5, 0.75, math.nan)
+ROW = EpochRow(3, 2.5, 0.1, math.nan, math.nan, 2.25, 0.125, 0.05, 0.75)
+TOOK = Times(3, 100.0, 1.5, math.nan)
 
 
 @pytest.mark.parametrize(
@@ -139,15 +140,20 @@ def test_a_test_loss_that_is_no_number_ends_the_run(
 
 def test_rows_are_read_as_they_were_written(place: Path) -> None:
     path = place / "metrics.csv"
-    file = MetricsFile(path)
+    file = MetricsFiles(path, place / "times.csv")
     for epoch in (1, 2):
-        with file.adding(replace(ROW, epoch=epoch)):
+        with file.adding(replace(ROW, epoch=epoch), replace(TOOK, epoch=epoch)):
             pass
     assert [r.epoch for r in read_metrics(path)] == [1, 2]
-    assert astuple(read_metrics(path)[0])[1:9] == astuple(ROW)[1:9]
-    assert math.isnan(read_metrics(path)[0].peak_memory_mb)
+    assert astuple(read_metrics(path)[0])[5:] == astuple(ROW)[5:]
+    assert math.isnan(read_metrics(path)[0].val_loss)
+    assert (place / "times.csv").read_text().splitlines() == [
+        "epoch,images_per_second,seconds,peak_memory_mb",
+        "1,100,1.5,nan",
+        "2,100,1.5,nan",
+    ]
     text = path.read_text()
-    assert text.splitlines()[2] == "2,2.5,0.1,2.25,0.125,0.05,100,1.5,0.75,nan"
+    assert text.splitlines()[2] == "2,2.5,0.1,nan,nan,2.25,0.125,0.05,0.75"
     path.write_text(text.replace("2.25", "high"))
     with pytest.raises(Unreadable, match=r"metrics\.csv is damaged: .*high"):
         read_metrics(path)

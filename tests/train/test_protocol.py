@@ -18,7 +18,7 @@ from tinyflow import nn, ops
 from tinyflow.network import Network
 from tinyflow.train import TrainConfig
 from tinyflow.train.ema import EMA
-from tinyflow.train.prepare import _optimizer, _schedule
+from tinyflow.train.protocol import optimizer_of, schedule_of
 from tinyflow.train.step import train_step
 
 EPOCHS, STEPS, SIZE = 10, 10, 8
@@ -200,7 +200,10 @@ def test_100_steps_are_those_of_pytorch(
     with warnings.catch_warnings():  # SequentialLR steps before the optimiser
         warnings.simplefilter("ignore")
         peer = Peer(torch, model, config)
-    rule, rates = _optimizer(config, model), _schedule(config, STEPS)
+    rule, rates = (
+        optimizer_of(config, model),
+        schedule_of(config, STEPS, EPOCHS * STEPS),
+    )
     ema, seen = EMA(model, 0.95), set()
     how = {"label_smoothing": config.label_smoothing, "clip_grad": config.clip_grad}
     for epoch in range(EPOCHS):

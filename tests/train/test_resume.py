@@ -17,11 +17,11 @@ import models
 from tests import ROOT
 from tests.kernels.native.built import native as native
 from tests.train.small import place as place
-from tests.train.stopping import WHOLE, left_by, stopping, traced
+from tests.train.stopping import SPLIT, WHOLE, left_by, stopping, traced
 from tinyflow.flow.trace import TraceWriter
 from tinyflow.kernels.engine import PLAIN, forced
 from tinyflow.train import ConfigError, TrainConfig, TrainError, resume, train
-from tinyflow.train.config import interval
+from tinyflow.train.checks import interval
 from tinyflow.train.events import Start, Step
 from tinyflow.train.record import config_of
 from tinyflow.train.resume import STATE, Position
@@ -56,6 +56,22 @@ def test_stopped_at_every_step_and_resumed(place, request, engine, optimizer):
     assert times == 19 and len(result.rows) == 3
     assert left_by(place / "parts") == left_by(place / "whole")
     assert sorted(os.listdir(place / "parts")) == sorted(os.listdir(place / "whole"))
+
+
+@pytest.mark.parametrize("engine", ["numpy", "C"])
+def test_averages_and_what_was_held_out_go_on(place, request, engine):
+    """5 of 6 batches a step short: three epochs of 6, 6 and 2 steps."""
+    found = PLAIN if engine == "numpy" else request.getfixturevalue("native")
+    config = replace(SPLIT, schedule="plateau", patience=0, lr=0.5)
+    with forced(found):
+        whole = train(replace(config, output=place / "whole"), tracer=traced)
+        result = train(replace(config, output=place / "parts"), stopping(3), traced)
+        while result.interrupted:
+            result = resume(place / "parts", models.find, stopping(3), traced)
+    assert [row.epoch for row in whole.rows] == [1, 2, 3]
+    assert whole.rows == result.rows and whole.best is not None
+    left = left_by(place / "parts")
+    assert left == left_by(place / "whole") and "best.safetensors" in left
 
 
 def test_a_kill_at_every_instant_at_which_a_file_changes(place, monkeypatch):

@@ -18,7 +18,7 @@ from tests.train.small import SMALL
 from tests.train.small import place as place
 from tinyflow import Tape
 from tinyflow.train import TrainError, load_checkpoint, loop, record, run, train
-from tinyflow.train.events import Event, Step
+from tinyflow.train.events import Event, Step, Times
 from tinyflow.train.folder import RunFolder
 
 
@@ -28,20 +28,26 @@ def test_time_is_what_goes_by(place: Path, monkeypatch: pytest.MonkeyPatch) -> N
     now = SimpleNamespace(perf_counter=lambda: next(clock))
     monkeypatch.setattr(loop, "time", now)
     seen: list[Event] = []
-    result = train(SMALL, seen.append)
+    train(SMALL, seen.append)
     steps = [event for event in seen if isinstance(event, Step)]
     assert [s.images_per_second for s in steps] == [100.0] * 12  # 50 images each
-    for row in result.rows:
-        assert row.images_per_second == 100.0
-        assert row.seconds == 3.5  # six steps, and the test after them
+    took = [event for event in seen if isinstance(event, Times)]
+    # six steps, and the test after them
+    assert [(t.epoch, t.images_per_second, t.seconds) for t in took] == [
+        (1, 100.0, 3.5),
+        (2, 100.0, 3.5),
+    ]
+    assert all(10 < t.peak_memory_mb < 1e5 for t in took)
 
 
 def test_best_is_the_first_of_several(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answers = iter([(1.0, 0.25), (1.0, 0.5), (0.5, 0.5), (2.0, 0.25)])
+    """On the validation images, which are judged before the test images."""
+    accuracies = (0.25, 0.9, 0.5, 0.1, 0.5, 0.9, 0.25, 0.95)
+    answers = iter([(1.0, accuracy) for accuracy in accuracies])
     monkeypatch.setattr(loop, "evaluate", lambda *args: next(answers))
-    train(replace(SMALL, epochs=4, output=place / "out"))
+    train(replace(SMALL, epochs=4, val_split=50, output=place / "out"))
     assert load_checkpoint(place / "out", models.find, "best")[1].epoch == 2
     assert load_checkpoint(place / "out", models.find, "last")[1].epoch == 4
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 import safetensors.numpy
 
 import models
-from tests.train.small import ARGS, SMALL, TIMING, run, stop_at, write_mnist
+from tests.train.small import ARGS, SMALL, run, stop_at, write_mnist
 from tests.train.small import place as place
 from tinyflow import Tape
 from tinyflow.data import Loader, load_dataset
@@ -32,7 +33,7 @@ from tinyflow.train import checkpoint as checkpoint_file
 from tinyflow.train import report as report_file
 from tinyflow.train.curves import draw_curves
 from tinyflow.train.events import Event, Start, Step
-from tinyflow.train.metrics import COLUMNS, peak_memory_mb, read_metrics
+from tinyflow.train.metrics import peak_memory_mb, read_metrics
 from tinyflow.train.report import BarReport, PlainReport
 from tinyflow.train.watching import Plateau
 
@@ -46,9 +47,9 @@ def test_command_line_leaves_a_complete_run(place: Path) -> None:
     assert {p.name for p in folder.iterdir()} == {
         "config.json",
         "metrics.csv",
+        "times.csv",
         "curves.png",
         "last.safetensors",
-        "best.safetensors",
     }
     config = json.loads((folder / "config.json").read_text())
     assert config["model"] == "tiny" and config["batch_size"] == 50
@@ -58,30 +59,24 @@ def test_command_line_leaves_a_complete_run(place: Path) -> None:
     rows = read_metrics(folder / "metrics.csv")
     assert [row.epoch for row in rows] == [1, 2]
     assert rows[1].train_loss < rows[0].train_loss
-    assert all(0 < row.peak_memory_mb < 1e5 and row.grad_norm > 0 for row in rows)
     assert (folder / "curves.png").read_bytes()[:4] == b"\x89PNG"
     final = result.stdout.strip().splitlines()[-1]
     assert final.startswith("runs/tiny-shapes-1: test accuracy")
-    assert "last epoch (2)" in final and "chosen on the test set" in final
+    said = f"{100 * rows[1].test_accuracy:.1f} % after the last epoch (2)"
+    assert final.endswith(said)
     assert run(ARGS).exit_code == 0
     assert (place / "runs" / "tiny-shapes-2" / "metrics.csv").is_file()
 
 
 def test_two_runs_with_one_seed_are_the_same(place: Path) -> None:
-    config = replace(SMALL, augment=True, label_smoothing=0.1, clip_grad=1.0)
+    options = {"augment": True, "label_smoothing": 0.1, "clip_grad": 1.0}
+    config = replace(SMALL, val_split=50, ema=0.9, **options)
     for name in ("a", "b", "c"):
         seed = 1 if name == "c" else 0
         train(replace(config, output=place / name, seed=seed))
-    a, b, c = (
-        [
-            {name: getattr(row, name) for name in COLUMNS if name not in TIMING}
-            for row in read_metrics(place / name / "metrics.csv")
-        ]
-        for name in ("a", "b", "c")
-    )
-    assert a == b != c
-    for name in ("last.safetensors", "best.safetensors"):
-        assert (place / "a" / name).read_bytes() == (place / "b" / name).read_bytes()
+    for name in ("metrics.csv", "last.safetensors", "best.safetensors"):
+        a, b, c = ((place / run / name).read_bytes() for run in ("a", "b", "c"))
+        assert a == b != c, name
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "rmsprop"])
@@ -211,8 +206,8 @@ def test_clipping_reports_the_norm_before() -> None:
 
 
 def test_checkpoint_round_trip(place: Path) -> None:
-    result = train(SMALL)
-    assert result.folder is not None
+    result = train(replace(SMALL, val_split=50))
+    assert result.folder is not None and result.best is not None
     model, metadata = load_checkpoint(result.folder, models.find)
     assert metadata == Metadata(
         "tiny", 10, 32, 3, "shapes", 0, 2, result.last.test_accuracy
@@ -291,7 +286,7 @@ def test_checkpoints_that_cannot_be_used(place: Path) -> None:
 
 
 def test_curves_and_memory(place: Path) -> None:
-    row = EpochRow(1, 2.0, 0.2, 2.1, 0.3, 0.1, 10.0, 1.0, 1.0, 1.0)
+    row = EpochRow(1, 2.0, 0.2, math.nan, math.nan, 2.1, 0.3, 0.1, 1.0)
     for n in (1, 40):
         rows = [replace(row, epoch=k + 1) for k in range(n)]
         draw_curves(place / "c.png", rows, "title", 0.1)
@@ -325,7 +320,7 @@ def test_interrupted_in_the_first_epoch(place: Path) -> None:
     result = train(SMALL, stop_at(1, KeyboardInterrupt))
     assert result.interrupted and not result.rows and result.folder is not None
     files = {path.name for path in result.folder.iterdir()}
-    assert files == {"config.json", "metrics.csv", "state.safetensors"}
+    assert files == {"config.json", "metrics.csv", "times.csv", "state.safetensors"}
 
 
 def test_interrupted_in_the_second_epoch(place: Path) -> None:

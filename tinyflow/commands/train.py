@@ -20,13 +20,13 @@ from tinyflow.flow.trace import TraceWriter
 from tinyflow.network import Find, Network, Zoo
 from tinyflow.train import ConfigError, Result, TrainConfig, TrainError, train
 from tinyflow.train import resume as go_on
-from tinyflow.train.config import (
+from tinyflow.train.checks import (
     check_listing,
     check_named,
     check_resuming,
-    default_epochs,
     idle_on_cpu,
 )
+from tinyflow.train.config import default_epochs
 from tinyflow.train.folder import check_output
 from tinyflow.train.report import terminal_report
 
@@ -151,11 +151,16 @@ def finish(result: Result) -> None:
     if not result.rows:
         fail(PROGRAM, on, ending.code())
     last, best = result.last, result.best
-    print(
+    said = (
         f"{result.folder}: test accuracy {100 * last.test_accuracy:.1f} % after the "
-        f"last epoch ({last.epoch}), {100 * best.test_accuracy:.1f} % after the best "
-        f"({best.epoch}, chosen on the test set)"
+        f"last epoch ({last.epoch})"
     )
+    if best is not None:
+        said += (
+            f", {100 * best.test_accuracy:.1f} % after the one that was best on the "
+            f"validation images ({best.epoch}, {100 * best.val_accuracy:.1f} % of them)"
+        )
+    print(said)
     if result.interrupted:
         fail(PROGRAM, on, ending.code())
 

@@ -1,7 +1,8 @@
 """Training: options, the loop, what a run leaves behind."""
 
 from tinyflow.train.checkpoint import CheckpointError, Metadata, load_checkpoint
-from tinyflow.train.config import ConfigError, TrainConfig
+from tinyflow.train.checks import ConfigError
+from tinyflow.train.config import TrainConfig
 from tinyflow.train.loop import Result, TrainError
 from tinyflow.train.metrics import EpochRow
 from tinyflow.train.run import resume, train

@@ -9,7 +9,13 @@ from tinyflow.atomic import replacing
 from tinyflow.drawing import own_settings
 from tinyflow.train.metrics import EpochRow
 
-BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"  # Okabe & Ito 2008
+BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
+"""Of Okabe & Ito 2008."""
+LINES = (
+    ("train", "train (running)", BLUE, "-", "o"),
+    ("val", "validation", PURPLE, "-.", "^"),
+    ("test", "test", ORANGE, "--", "s"),
+)
 DOTS = 30  # up to so many epochs, each is marked
 
 
@@ -18,8 +24,8 @@ def draw_curves(
 ) -> None:
     """Draw loss, accuracy and learning rate over the epochs.
 
-    Train and test differ in colour, line style and marker, so that the picture can be
-    read in grey and by the colour-blind.
+    Train, validation and test differ in colour, line style and marker, so that the
+    picture can be read in grey and by the colour-blind.
 
     Args:
         path: the PNG to write.
@@ -46,41 +52,19 @@ def _draw(path: Path, rows: Sequence[EpochRow], title: str, chance: float) -> No
     figure.suptitle(title, fontsize=20, parse_math=False)
     figure.get_layout_engine().set(w_pad=0.15)  # type: ignore[union-attr, call-arg]
     loss, accuracy, rate = figure.subplots(1, 3)
-    for axes, label, train, test in (
-        (
-            loss,
-            "cross-entropy loss (nats)",
-            [row.train_loss for row in rows],
-            [row.test_loss for row in rows],
-        ),
-        (
-            accuracy,
-            "accuracy (%)",
-            [100 * row.train_accuracy for row in rows],
-            [100 * row.test_accuracy for row in rows],
-        ),
-    ):
-        axes.plot(
-            epochs,
-            train,
-            color=BLUE,
-            marker="o" if marks else "",
-            label="train (running)",
-            lw=3,
-            ms=9,
-        )
-        axes.plot(
-            epochs,
-            test,
-            color=ORANGE,
-            marker="s" if marks else "",
-            label="test",
-            ls="--",
-            lw=3,
-            ms=9,
-        )
-        axes.set_ylabel(label)
-    loss.set_ylim(0, 1.08 * max(max(r.train_loss, r.test_loss) for r in rows))
+    highest = 0.0
+    for name, label, color, dashes, mark in LINES:
+        losses = [getattr(row, f"{name}_loss") for row in rows]
+        if losses[0] != losses[0]:  # there are no validation images
+            continue
+        highest = max(highest, *losses)
+        shares = [100 * getattr(row, f"{name}_accuracy") for row in rows]
+        for axes, values in ((loss, losses), (accuracy, shares)):
+            style = {"color": color, "ls": dashes, "marker": mark if marks else ""}
+            axes.plot(epochs, values, label=label, lw=3, ms=9, **style)
+    loss.set_ylabel("cross-entropy loss (nats)")
+    accuracy.set_ylabel("accuracy (%)")
+    loss.set_ylim(0, 1.08 * highest)
     accuracy.set_ylim(0, 100)
     accuracy.axhline(100 * chance, color="#555555", ls=":", lw=2.5, label="chance")
     rate.plot(
@@ -97,6 +81,6 @@ def _draw(path: Path, rows: Sequence[EpochRow], title: str, chance: float) -> No
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     handles, labels = accuracy.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=16)
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=16)
     with replacing(path) as partial:
         figure.savefig(partial, format="png", dpi=110)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from tinyflow.train.metrics import EpochRow
+from tinyflow.train.metrics import EpochRow, Times
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,8 @@ class Start:
     device: str
     reason: str
     kernels: str
+    total: int
+    """Steps of the whole run: the last epoch may be cut short."""
     done: int = 0
     """Steps that were done before: the run goes on."""
 
@@ -41,6 +43,7 @@ class Step:
     images_per_second: float
 
 
-Event: TypeAlias = Start | Step | EpochRow
+Event: TypeAlias = Start | Step | Times | EpochRow
+"""An epoch's times are reported just before its row."""
 Report: TypeAlias = Callable[[Event], None]
 """Called with every event; what it does is its own business."""

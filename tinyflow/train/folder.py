@@ -16,7 +16,7 @@ from pathlib import Path
 from tinyflow.atomic import locked
 from tinyflow.reading import reason
 from tinyflow.signals import deferred
-from tinyflow.train.config import ConfigError
+from tinyflow.train.checks import ConfigError
 
 RUNS = Path("runs")
 CLAIM = ".unfinished"

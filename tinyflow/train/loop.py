@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -20,14 +21,22 @@ from tinyflow.network import count_parameters
 from tinyflow.reading import reason
 from tinyflow.signals import deferred
 from tinyflow.train.checkpoint import BEST, LAST, Metadata, save_checkpoint
-from tinyflow.train.config import TrainConfig, interval
+from tinyflow.train.checks import interval
+from tinyflow.train.config import TrainConfig
 from tinyflow.train.events import Report, Start, Step
 from tinyflow.train.folder import RunFolder
-from tinyflow.train.metrics import EpochRow, MetricsFile, peak_memory_mb
+from tinyflow.train.metrics import (
+    METRICS,
+    TIMES,
+    EpochRow,
+    MetricsFiles,
+    Times,
+    peak_memory_mb,
+)
 from tinyflow.train.prepare import Prepared
 from tinyflow.train.record import CONFIG, write_config
 from tinyflow.train.resume import STATE, Position, cut, facts, load_state, save_state
-from tinyflow.train.step import StepResult, evaluate, served
+from tinyflow.train.step import Batches, Look, StepResult, evaluate, served
 
 
 class TrainError(RuntimeError):
@@ -56,9 +65,10 @@ class Result:
         return self.rows[-1]
 
     @property
-    def best(self) -> EpochRow:
-        """The first epoch of the highest test accuracy: chosen on the test set."""
-        return max(self.rows, key=lambda row: row.test_accuracy)
+    def best(self) -> EpochRow | None:
+        """The first epoch of the highest accuracy on the validation images, if any."""
+        judged = [row for row in self.rows if row.val_accuracy == row.val_accuracy]
+        return max(judged, key=lambda row: row.val_accuracy, default=None)
 
 
 Inspector: TypeAlias = Callable[[int, float, Tape], None]
@@ -95,10 +105,11 @@ class Loop:
             self._begin(tracer, said)
         self.report(self._start())
         try:
-            for _ in range(self.position.epoch, self.config.epochs + 1):
-                row = self._epoch()
+            for _ in range(self.position.epoch, self.ready.epochs + 1):
+                row, took = self._epoch()
                 with deferred(), self._writing():
-                    self._finish(row)
+                    self._finish(row, took)
+                self.report(took)
                 self.report(row)
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt):
@@ -132,8 +143,9 @@ class Loop:
             self._saved = self.position.epoch, self.position.step
             self.result.saved = True
         again = said is not None
-        self.metrics = MetricsFile(self.folder.file("metrics.csv"), again)
-        self.position.lengths["metrics.csv"] = 0
+        files = self.folder.file(METRICS), self.folder.file(TIMES)
+        self.metrics = MetricsFiles(*files, again)
+        self.position.lengths |= {METRICS: 0, TIMES: 0}
         if self.config.trace_every and tracer:
             trace = tracer(place, again=True) if again else tracer(place)
             if isinstance(path := getattr(trace, "path", None), Path):
@@ -160,29 +172,44 @@ class Loop:
                 f"{kept(self.result)}"
             ) from error
 
-    def _epoch(self) -> EpochRow:
-        """Train for the rest of an epoch and test."""
+    def _epoch(self) -> tuple[EpochRow, Times]:
+        """Train for the rest of an epoch, and test."""
         ready, now = self.ready, self.position
         with served(ready.train.epoch(now.epoch - 1, start=now.step)) as batches:
             self._steps(batches)
         begun = time.perf_counter()
-        test_loss, test_accuracy = evaluate(ready.model, ready.test)
-        if not np.isfinite(test_loss):
-            raise FloatingPointError(
-                f"the test loss became {test_loss} in epoch {now.epoch}"
-            )
-        return EpochRow(
+        with ready.averaged():
+            val_loss, val_accuracy = self._judged("validation", ready.val)
+            test_loss, test_accuracy = self._judged("test", ready.test)
+        row = EpochRow(
             epoch=now.epoch,
             train_loss=now.loss_sum / now.images,
             train_accuracy=now.correct / now.images,
+            val_loss=val_loss,
+            val_accuracy=val_accuracy,
             test_loss=test_loss,
             test_accuracy=test_accuracy,
-            lr=self._rate(now.epoch * ready.steps - 1),
-            images_per_second=now.images / now.seconds,
-            seconds=now.seconds + time.perf_counter() - begun,
-            grad_norm=now.norm_sum / ready.steps,
-            peak_memory_mb=peak_memory_mb(),
+            lr=self._rate(self._done() - 1),
+            grad_norm=now.norm_sum / now.step,
         )
+        seconds = now.seconds + time.perf_counter() - begun
+        speed = now.images / now.seconds
+        return row, Times(now.epoch, speed, seconds, peak_memory_mb())
+
+    def _judged(self, name: str, batches: Batches | None) -> tuple[float, float]:
+        """Loss and accuracy over a set of images, or nan if there is none."""
+        if batches is None:
+            return math.nan, math.nan
+        loss, accuracy = evaluate(self.ready.model, batches)
+        if not np.isfinite(loss):
+            raise FloatingPointError(
+                f"the {name} loss became {loss} in epoch {self.position.epoch}"
+            )
+        return loss, accuracy
+
+    def _done(self) -> int:
+        """Steps of the run that are done."""
+        return (self.position.epoch - 1) * self.ready.steps + self.position.step
 
     def _rate(self, step: int) -> float:
         return self.config.learning_rate * self.ready.schedule(step)
@@ -204,22 +231,23 @@ class Loop:
                 launched.popleft()()
 
         try:
-            for step in range(now.step, ready.steps):
+            before = (now.epoch - 1) * ready.steps
+            for step in range(now.step, min(ready.steps, ready.total - before)):
                 with deferred():
                     images, labels = next(batches)
-                    done = (now.epoch - 1) * ready.steps + step
+                    done = before + step
                     ready.optimizer.lr = self._rate(done)
                     look = None
                     if self._inspect and done % (config.trace_every or 1) == 0:
                         look = partial(self._inspect, done)
                     answer = ready.stepper.launch(images, labels, look is not None)
                     if answer is not None:
+                        ready.stepped()  # in the order of the steps
                         launched.append(partial(take, len(labels), answer))
                         settle(but=1)
                     else:
                         settle()
-                        eager = partial(ready.stepper.eager, images, labels, look)
-                        take(len(labels), eager)
+                        take(len(labels), partial(self._eager, images, labels, look))
                     if self.unit == "steps" and (done + 1) % self.often == 0:
                         settle()
                         with self._writing():
@@ -230,6 +258,12 @@ class Loop:
             raise
         settle()
 
+    def _eager(self, images: Array, labels: Array, look: Look | None) -> StepResult:
+        """A step at once."""
+        result = self.ready.stepper.eager(images, labels, look)
+        self.ready.stepped()
+        return result
+
     def _take(self, start: float, images: int, done: Callable[[], StepResult]) -> None:
         """Do or wait for a step, and report it."""
         now = self.position
@@ -238,7 +272,7 @@ class Loop:
         except FloatingPointError as error:
             raise FloatingPointError(
                 f"{error} at step {now.step + 1} of epoch {now.epoch} (learning rate "
-                f"{self._rate((now.epoch - 1) * self.ready.steps + now.step):.3g})"
+                f"{self._rate(self._done()):.3g})"
             ) from None
         now.step += 1
         now.images += images
@@ -249,16 +283,16 @@ class Loop:
         means = now.loss_sum / now.images, now.correct / now.images
         self.report(Step(now.epoch, now.step, *means, now.images / now.seconds))
 
-    def _finish(self, row: EpochRow) -> None:
+    def _finish(self, row: EpochRow, took: Times) -> None:
         """Keep an epoch: its row, its weights, and the state if it is due."""
         self.folder.check()
-        with self.metrics.adding(row):
+        with self.metrics.adding(row, took), self.ready.averaged():
             self._save_weights(row)
         self.position.turn(row)
         self.ready.schedule.observe(vars(row))
         self.folder.kept = True
         due = self.unit == "epochs" and row.epoch % self.often == 0
-        if due and row.epoch < self.config.epochs:
+        if due and row.epoch < self.ready.epochs:
             self._save_state()
 
     def _save_state(self) -> None:
@@ -271,7 +305,7 @@ class Loop:
             self._saved, self.folder.kept, self.result.saved = now, True, True
 
     def _save_weights(self, row: EpochRow) -> None:
-        """Write last.safetensors and, if the accuracy is a new high, best: or none."""
+        """Write last.safetensors, and best if validation says so: both or none."""
         data = self.ready.train.dataset
         metadata = Metadata(
             model=self.config.model.label,
@@ -283,8 +317,8 @@ class Loop:
             epoch=row.epoch,
             test_accuracy=row.test_accuracy,
         )
-        rows = self.result.rows
-        new_high = not rows or row.test_accuracy > self.result.best.test_accuracy
+        best = self.result.best
+        new_high = row.val_accuracy > (-1 if best is None else best.val_accuracy)
         with ExitStack() as files:
             for name in (LAST, BEST) if new_high else (LAST,):
                 path = self.folder.file(f"{name}.safetensors")
@@ -292,7 +326,7 @@ class Loop:
                 save_checkpoint(partial, self.ready.model, metadata)
 
     def _start(self) -> Start:
-        config, ready, now = self.config, self.ready, self.position
+        config, ready = self.config, self.ready
         return Start(
             folder=self.folder.path,
             model=config.model.name,
@@ -300,13 +334,14 @@ class Loop:
             dataset=config.dataset,
             train_images=len(ready.train.dataset),
             test_images=len(ready.test.dataset),
-            epochs=config.epochs,
+            epochs=ready.epochs,
             steps=ready.steps,
+            total=ready.total,
             lr=config.learning_rate,
             device=ready.device,
             reason=ready.reason,
             kernels=ready.kernels,
-            done=(now.epoch - 1) * ready.steps + now.step,
+            done=self._done(),
         )
 
     def _draw(self) -> None:

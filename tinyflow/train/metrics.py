@@ -1,10 +1,14 @@
-"""One row per epoch: what is measured, and the file it goes to."""
+"""One row per epoch: what is measured, and the files it goes to.
+
+``metrics.csv`` has what options and seed decide, ``times.csv`` what the machine does.
+"""
 
 from __future__ import annotations
 
 import math
 import sys
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
@@ -24,48 +28,66 @@ class EpochRow:
         train_loss: mean over the epoch's images of the loss that was minimised, each
             taken before the step it caused, in nats; label smoothing included.
         train_accuracy: share of those images classified rightly, 0 to 1.
+        val_loss, val_accuracy: as the next two, over the validation images; nan if
+            there are none.
         test_loss: mean cross-entropy over the test images after the epoch, in nats.
         test_accuracy: share of test images classified rightly, 0 to 1.
         lr: learning rate of the epoch's last step.
-        images_per_second: training images per second of training time.
-        seconds: wall time of the epoch, test included.
         grad_norm: mean over the steps of the global L2 norm before clipping.
-        peak_memory_mb: largest resident memory of the process so far, 10⁶ bytes; on a
-            GPU this is the host's share.
     """
 
     epoch: int
     train_loss: float
     train_accuracy: float
+    val_loss: float
+    val_accuracy: float
     test_loss: float
     test_accuracy: float
     lr: float
+    grad_norm: float
+
+
+@dataclass(frozen=True)
+class Times:
+    """What an epoch took; the columns of ``times.csv``, in this order.
+
+    Attributes:
+        epoch: from 1.
+        images_per_second: training images per second of training time.
+        seconds: wall time of the epoch, validation and test included.
+        peak_memory_mb: largest resident memory of the process so far, 10⁶ bytes; on a
+            GPU this is the host's share.
+    """
+
+    epoch: int
     images_per_second: float
     seconds: float
-    grad_norm: float
     peak_memory_mb: float
 
 
 COLUMNS = tuple(field.name for field in fields(EpochRow))
+METRICS, TIMES = "metrics.csv", "times.csv"
 
 
-class MetricsFile:
-    """``metrics.csv``: a heading, then one row per epoch, at once.
+class MetricsFiles:
+    """The two files: a heading each, then one row per epoch, at once.
 
     Args:
-        path: a new file, or with `again` that of a run that goes on.
+        metrics, times: new files, or with `again` those of a run that goes on.
     """
 
-    def __init__(self, path: Path, again: bool = False) -> None:
-        self.path = path
-        if not again:
-            with path.open("x", encoding="utf-8", newline="") as file:
-                file.write(",".join(COLUMNS) + "\n")
+    def __init__(self, metrics: Path, times: Path, again: bool = False) -> None:
+        self.metrics, self.times = metrics, times
+        for path, kind in ((metrics, EpochRow), (times, Times)):
+            if not again:
+                with path.open("x", encoding="utf-8", newline="") as file:
+                    file.write(",".join(f.name for f in fields(kind)) + "\n")
 
-    def adding(self, row: EpochRow) -> AbstractContextManager[None]:
-        """A row, six significant digits each, taken back if the block raises."""
-        text = ",".join(_text(entry) for entry in astuple(row))
-        return appending(self.path, text + "\n")
+    @contextmanager
+    def adding(self, row: EpochRow, took: Times) -> Iterator[None]:
+        """A row each, six significant digits, taken back if the block raises."""
+        with appending(self.times, _line(took)), appending(self.metrics, _line(row)):
+            yield
 
 
 def read_metrics(path: Path) -> list[EpochRow]:
@@ -86,7 +108,7 @@ def read_metrics(path: Path) -> list[EpochRow]:
 
 
 def _number(text: str) -> float:
-    return math.nan if text == "nan" else number(text)  # memory, on Windows
+    return math.nan if text == "nan" else number(text)  # no validation images
 
 
 def peak_memory_mb() -> float:
@@ -97,6 +119,10 @@ def peak_memory_mb() -> float:
         return math.nan
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6  # bytes, KiB
+
+
+def _line(row: EpochRow | Times) -> str:
+    return ",".join(_text(entry) for entry in astuple(row)) + "\n"
 
 
 def _text(entry: float) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tinyflow.train.config import ConfigError
+from tinyflow.train.checks import ConfigError
 
 
 def activations(precision: str, device: str) -> Any:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,22 +12,16 @@ import numpy as np
 
 from tinyflow import Tensor, nn
 from tinyflow.backend import choose_device
-from tinyflow.data import Loader, load_dataset
+from tinyflow.data import Dataset, Loader, load_dataset
 from tinyflow.kernels.native.library import load
-from tinyflow.optim import SGD, Adam, AdamW, Optimizer, RMSprop, names_of_vectors
+from tinyflow.optim import Optimizer
 from tinyflow.train import precision
-from tinyflow.train.config import DTYPE, ConfigError, TrainConfig
-from tinyflow.train.schedules import (
-    Factor,
-    Schedule,
-    cosine,
-    every,
-    multi_step,
-    one_cycle,
-    warm_up,
-)
+from tinyflow.train.checks import ConfigError
+from tinyflow.train.config import DTYPE, TrainConfig
+from tinyflow.train.ema import EMA
+from tinyflow.train.protocol import optimizer_of, schedule_of
+from tinyflow.train.schedules import Schedule
 from tinyflow.train.step import Batches, EagerStep, Stepper
-from tinyflow.train.watching import Plateau, UntilLearned
 
 if TYPE_CHECKING:
     from tinyflow.train.gpu.capture import CapturedStep
@@ -42,11 +38,13 @@ class Prepared:
 
     Attributes:
         model: on `device`, in training mode.
-        train, test: the batches.
-        steps: optimiser steps per epoch. Training leaves out a last batch of a single
+        train, val, test: the batches; validation images are None if there are none.
+        total: optimiser steps of the whole run.
+        steps: those of an epoch. Training leaves out a last batch of a single
             image, in which batch normalisation may have nothing to normalise over;
             every other incomplete batch is used, and testing uses every image.
         optimizer, schedule: `schedule` counts steps over the whole run.
+        ema: averages of the weights, or None.
         device, reason: "cpu" or "cuda", and why.
         kernels: what does the work there.
         stepper: does the steps, each at once or as a captured one on a GPU.
@@ -54,14 +52,31 @@ class Prepared:
 
     model: nn.Module
     train: Batches
+    val: Batches | None
     test: Batches
+    total: int
     steps: int
     optimizer: Optimizer
     schedule: Schedule
+    ema: EMA | None
     device: str
     reason: str
     kernels: str
     stepper: Stepper
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of the run; the last may be cut short."""
+        return -(-self.total // self.steps)
+
+    def stepped(self) -> None:
+        """Take notice of a step that is done, or will have been on a GPU."""
+        if self.ema is not None:
+            self.ema.update()
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Where the model has the averages of its weights, if there are any."""
+        return nullcontext() if self.ema is None else self.ema.swapped()
 
 
 def prepare(config: TrainConfig) -> Prepared:
@@ -90,6 +105,9 @@ def prepare(config: TrainConfig) -> Prepared:
             f"{config.dataset} has {train_set.num_classes} classes, not "
             f"{config.num_classes}: leave --num-classes out when training"
         )
+    val_set = None
+    if config.val_split is not None:
+        train_set, val_set = _split(train_set, config.val_split)
     if config.batch_size > len(train_set):
         raise ConfigError(
             f"--batch-size {config.batch_size} is more than the {len(train_set)} "
@@ -102,12 +120,18 @@ def prepare(config: TrainConfig) -> Prepared:
         augment=config.augment,
         dtype=DTYPE,
     )
-    tested = config.batch_size
-    if device == "cuda":  # the host launches as much for a batch, however large it is
-        tested = _evenly(len(test_set), WIDER * config.batch_size)
-    test = Loader(test_set, tested, shuffle=False, dtype=DTYPE)
+
+    def judging(images: Dataset) -> Loader:
+        size = config.batch_size
+        if device == "cuda":  # the host launches as much for a batch of any size
+            size = _evenly(len(images), WIDER * size)
+        return Loader(images, size, shuffle=False, dtype=DTYPE)
+
+    judges = [judging(test_set)] + ([judging(val_set)] if val_set else [])
     single = config.batch_size > 1 and len(train_set) % config.batch_size == 1
     steps = len(train) - single
+    total = config.iterations or config.epochs * steps
+    schedule = schedule_of(config, steps, total)
     try:
         model = config.model.build(
             num_classes=train_set.num_classes,
@@ -125,21 +149,26 @@ def prepare(config: TrainConfig) -> Prepared:
             f"{config.batch_size}: {error}"
         ) from error
     model.to(device)
-    optimizer = _optimizer(config, model)
-    batches: tuple[Batches, Batches] = train, test
+    optimizer = optimizer_of(config, model)
+    batches: list[Batches] = [train, *judges]
     stepper: Stepper = EagerStep(
         model, optimizer, device, config.label_smoothing, config.clip_grad
     )
     if device == "cuda":
         precision.choose(config.precision, config.deterministic)
-        batches, captured = _on_gpu(config, model, optimizer, train, test, dtype)
+        batches, captured = _on_gpu(config, model, optimizer, [train, *judges], dtype)
         stepper = captured or stepper
+    ema = None if config.ema is None else EMA(model, config.ema, config.ema_warm_up)
     return Prepared(
         model,
-        *batches,
+        batches[0],
+        batches[2] if val_set else None,
+        batches[1],
+        total,
         steps,
         optimizer,
-        _schedule(config, steps),
+        schedule,
+        ema,
         device,
         reason,
         kernels,
@@ -151,16 +180,15 @@ def _on_gpu(
     config: TrainConfig,
     model: nn.Module,
     optimizer: Optimizer,
-    train: Loader,
-    test: Loader,
+    loaders: Sequence[Loader],
     dtype: Any,
-) -> tuple[tuple[Batches, Batches], CapturedStep | None]:
+) -> tuple[list[Batches], CapturedStep | None]:
     """Batches made on the GPU, and the step that is replayed there."""
     from tinyflow.kernels.cuda.graph import Recorder
     from tinyflow.train.gpu.capture import CapturedStep
     from tinyflow.train.gpu.prefetch import DeviceLoader
 
-    batches = DeviceLoader(train, dtype), DeviceLoader(test, dtype)
+    batches: list[Batches] = [DeviceLoader(loader, dtype) for loader in loaders]
     if not config.capture:
         return batches, None
     step = CapturedStep(
@@ -194,52 +222,23 @@ def _try(model: nn.Module, loader: Loader, n: int) -> None:
         array[...] = before[name]
 
 
+def _split(data: Dataset, held_out: int) -> tuple[Dataset, Dataset]:
+    """Training images, and those held out of them for validation.
+
+    Which ones is drawn once and for all, so that every run leaves out the same.
+
+    Raises:
+        ConfigError: nothing would be left to train on.
+    """
+    if held_out >= len(data):
+        raise ConfigError(
+            f"--val-split {held_out} leaves nothing of the {len(data)} training "
+            f"images: choose at most {len(data) - 1}"
+        )
+    order = np.random.Generator(np.random.PCG64(DATA_SEED)).permutation(len(data))
+    return data[np.sort(order[held_out:])], data[np.sort(order[:held_out])]
+
+
 def _evenly(count: int, most: int) -> int:
     """The size of the fewest batches of about one size, and of at most `most`."""
     return -(-count // -(-count // most))
-
-
-def _optimizer(config: TrainConfig, model: nn.Module) -> Optimizer:
-    named, lr = list(model.named_parameters()), config.learning_rate
-    pull: dict[str, Any] = {"weight_decay": config.decay}
-    if not config.decay_norms:
-        pull["no_decay"] = names_of_vectors(named)
-    match config.optimizer_name:
-        case "sgd":
-            return SGD(named, lr, config.momentum, nesterov=config.nesterov, **pull)
-        case "rmsprop":
-            return RMSprop(named, lr, momentum=config.momentum, **pull)
-        case "adam":
-            return Adam(named, lr, **pull)
-        case _:
-            return AdamW(named, lr, **pull)
-
-
-def _schedule(config: TrainConfig, steps: int) -> Schedule:
-    """The factors of the rate, `steps` to an epoch."""
-    total, warmup = config.epochs * steps, round(config.warmup_epochs * steps)
-    floor = config.min_lr / config.learning_rate
-    factors: list[Factor] = []
-    if config.slow_until is not None:
-        factors.append(UntilLearned(config.slow_until))
-    if config.schedule != "onecycle":
-        factors.append(warm_up(warmup, config.warmup_start))
-    match config.schedule:
-        case "cosine":
-            factors.append(cosine(total, warmup, floor))
-        case "step":
-            reached = [
-                round(m * (total if m < 1 else steps)) for m in config.milestones
-            ]
-            factors.append(multi_step(reached, config.gamma))
-        case "exponential":
-            often = round((config.decay_epochs or 1) * steps)
-            factors.append(every(max(often, 1), config.gamma))
-        case "onecycle":
-            factors.append(one_cycle(total))
-        case "plateau":
-            gamma, patience = config.gamma, config.patience
-            factors.append(
-                Plateau("train_loss", gamma=gamma, patience=patience, floor=floor)
-            )
-    return Schedule(*factors)

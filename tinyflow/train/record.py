@@ -15,7 +15,8 @@ from tinyflow.atomic import replacing
 from tinyflow.backend import array_module
 from tinyflow.network import Find, count_parameters
 from tinyflow.reading import Unreadable, kind, read_object
-from tinyflow.train.config import DTYPE, ConfigError, TrainConfig
+from tinyflow.train.checks import ConfigError
+from tinyflow.train.config import DTYPE, TrainConfig
 from tinyflow.train.prepare import DATA_SEED, Prepared
 
 CONFIG = "config.json"
@@ -52,12 +53,14 @@ def write_config(config: TrainConfig, ready: Prepared, path: Path) -> None:
         "image_size": ready.train.dataset.image_size,
         "in_channels": ready.train.dataset.in_channels,
         "train_images": len(ready.train.dataset),
+        "val_images": 0 if ready.val is None else len(ready.val.dataset),
         "test_images": len(ready.test.dataset),
         "data_seed": DATA_SEED,
         "optimizer": config.optimizer_name,
         "lr": config.learning_rate,
         "weight_decay": config.decay,
         "steps_per_epoch": ready.steps,
+        "steps": ready.total,
         "device": ready.device,
         "device_reason": ready.reason,
         "kernels": ready.kernels,
@@ -117,7 +120,9 @@ def config_of(folder: Path, find: Find, data_dir: Path | None = None) -> TrainCo
             f"{told['model'].file} has changed since the run in {folder} began: put it "
             "back as it was, or start a new run"
         )
-    told["milestones"] = tuple(told["milestones"])
+    for name, value in told.items():
+        if isinstance(value, list):
+            told[name] = tuple(value)
     told["output"] = folder
     told["data_dir"] = data_dir or (told["data_dir"] and Path(told["data_dir"]))
     config = TrainConfig(**told)

@@ -8,11 +8,12 @@ import time
 from typing import TYPE_CHECKING
 
 from tinyflow.train.events import Event, Start, Step
-from tinyflow.train.metrics import EpochRow
+from tinyflow.train.metrics import EpochRow, Times
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
+METRICS = "loss", "accuracy"
 EVERY = 5.0  # seconds between plain lines within an epoch
 
 
@@ -21,6 +22,7 @@ class PlainReport:
 
     def __init__(self) -> None:
         self._start: Start | None = None
+        self._took: Times | None = None
         self._begun = self._shown = 0.0
 
     def __enter__(self) -> PlainReport:
@@ -36,7 +38,10 @@ class PlainReport:
             self._start, self._begun = event, now
             self.line(describe(event))
         elif isinstance(event, EpochRow):
-            self.line(summary(event, self._start))
+            self.line(summary(event, self._start, self._took))
+        elif isinstance(event, Times):
+            self._took = event
+            return
         elif now - self._shown >= EVERY and self._start is not None:
             self.line(
                 f"epoch {event.epoch}/{self._start.epochs}  "
@@ -50,7 +55,7 @@ class PlainReport:
     @staticmethod
     def _left(step: Step, start: Start, passed: float) -> str:
         done = (step.epoch - 1) * start.steps + step.step
-        left = start.epochs * start.steps - done
+        left = start.total - done
         return duration(passed * left / (done - start.done))
 
     def line(self, text: str) -> None:
@@ -89,9 +94,8 @@ class BarReport(PlainReport):
         if not isinstance(event, Step):
             super().__call__(event)
         if isinstance(event, Start):
-            total = event.epochs * event.steps
             self._task = self._bar.add_task(
-                "", total=total, completed=event.done, means=""
+                "", total=event.total, completed=event.done, means=""
             )
             self._bar.start()
         elif isinstance(event, Step) and self._task is not None and self._start:
@@ -146,12 +150,13 @@ def means(step: Step) -> str:
     )
 
 
-def summary(row: EpochRow, start: Start | None) -> str:
+def summary(row: EpochRow, start: Start | None, took: Times | None) -> str:
     """What an epoch measured."""
-    of = f"/{start.epochs}" if start else ""
-    return (
-        f"epoch {row.epoch}{of}  train loss {row.train_loss:.3f}  "
-        f"accuracy {100 * row.train_accuracy:.1f} %  "
-        f"test loss {row.test_loss:.3f}  accuracy {100 * row.test_accuracy:.1f} %  "
-        f"{row.images_per_second:.0f} images/s  {row.seconds:.1f} s"
-    )
+    parts = [f"epoch {row.epoch}{f'/{start.epochs}' if start else ''}"]
+    for name in ("train", "val", "test"):
+        loss, accuracy = (getattr(row, f"{name}_{what}") for what in METRICS)
+        if loss == loss:  # there may be no validation images
+            parts.append(f"{name} loss {loss:.3f}  accuracy {100 * accuracy:.1f} %")
+    if took is not None:
+        parts.append(f"{took.images_per_second:.0f} images/s  {took.seconds:.1f} s")
+    return "  ".join(parts)

@@ -27,13 +27,13 @@ from tinyflow.data import Dataset
 from tinyflow.reading import Unreadable, kind, parse_object
 from tinyflow.tensorfile import open_tensors, write_tensors
 from tinyflow.train.checkpoint import KEY
-from tinyflow.train.config import ConfigError
+from tinyflow.train.checks import ConfigError
 from tinyflow.train.metrics import EpochRow
 from tinyflow.train.prepare import Prepared
 
 STATE = "state.safetensors"
 FORMAT = 1
-MODEL, OPTIMIZER = "model/", "optimizer/"
+MODEL, OPTIMIZER, AVERAGES = "model/", "optimizer/", "ema/"
 
 
 @dataclass
@@ -71,7 +71,12 @@ def facts(ready: Prepared) -> dict[str, Any]:
     return {
         "data": {
             split: data_crc(batches.dataset)
-            for split, batches in (("train", ready.train), ("test", ready.test))
+            for split, batches in (
+                ("train", ready.train),
+                ("val", ready.val),
+                ("test", ready.test),
+            )
+            if batches is not None
         },
         "device": ready.device,
         "kernels": ready.kernels,
@@ -105,6 +110,8 @@ def save_state(
         position.lengths[name] = synced(path.with_name(name))
     tensors = {MODEL + n: a for n, a in ready.model.state_dict().items()}
     tensors |= {OPTIMIZER + n: a for n, a in ready.optimizer.state_dict().items()}
+    if ready.ema is not None:
+        tensors |= {AVERAGES + n: a for n, a in ready.ema.state_dict().items()}
     entry = {
         "format": FORMAT,
         "position": asdict(position) | {"rows": [_written(r) for r in position.rows]},
@@ -240,7 +247,7 @@ def _count(value: Any) -> int:
 
 
 def _finite(value: Any, name: str = "") -> float:
-    if value is None and name == "peak_memory_mb":  # not known on Windows
+    if value is None and name.startswith("val_"):  # no validation images
         return float("nan")
     if type(value) not in (int, float) or not np.isfinite(value):
         raise ValueError(f"{str(value)[:60]} is no number")
@@ -276,10 +283,16 @@ def _restore(
         name: _like(g.bit_generator.state, entry["generators"][name])
         for name, g in generators.items()
     }
-    parts: dict[str, dict[str, Any]] = {MODEL: {}, OPTIMIZER: {}}
+    parts: dict[str, dict[str, Any]] = {MODEL: {}, OPTIMIZER: {}, AVERAGES: {}}
     for name, array in arrays.items():
-        begin = MODEL if name.startswith(MODEL) else OPTIMIZER
+        begin = f"{name.partition('/')[0]}/"
+        if begin not in parts:
+            raise ValueError(f"it holds {name[:60]!r}, which no run has")
         parts[begin][name.removeprefix(begin)] = array
+    if ready.ema is not None:
+        ready.ema.load_state_dict(parts[AVERAGES])
+    elif parts[AVERAGES]:
+        raise ValueError("it holds averages of weights, which this run does not keep")
     ready.schedule.load_state_dict(entry["schedule"])
     ready.model.load_state_dict(parts[MODEL])
     ready.optimizer.load_state_dict(parts[OPTIMIZER])

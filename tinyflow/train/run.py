@@ -8,7 +8,8 @@ from pathlib import Path
 from tinyflow.backend import explain
 from tinyflow.kernels.plain.scratch import keep_freed_memory
 from tinyflow.network import Find
-from tinyflow.train.config import ConfigError, TrainConfig
+from tinyflow.train.checks import ConfigError
+from tinyflow.train.config import TrainConfig
 from tinyflow.train.events import Report
 from tinyflow.train.folder import RunFolder
 from tinyflow.train.loop import Loop, Result, Tracer, TrainError, kept

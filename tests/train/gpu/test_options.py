@@ -15,7 +15,8 @@ from tinyflow.commands import train
 from tinyflow.kernels.cuda.settings import PRECISIONS, configured, settings
 from tinyflow.train import config as train_config
 from tinyflow.train import prepare
-from tinyflow.train.config import ConfigError, TrainConfig
+from tinyflow.train.checks import ConfigError
+from tinyflow.train.config import TrainConfig
 from tinyflow.train.precision import activations, choose
 
 # --- options -------------------------------------------------------------------------
@@ -75,7 +76,7 @@ def test_a_gpu_is_tested_in_larger_batches(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(nn.Module, "to", lambda self, device: self)
     monkeypatch.setattr(prepare.precision, "choose", lambda *how: None)
     monkeypatch.setattr(
-        prepare, "_on_gpu", lambda c, m, o, *loaders: (loaders[:2], None)
+        prepare, "_on_gpu", lambda c, m, o, loaders, dtype: (loaders, None)
     )
     for device, size in (("cpu", 16), ("cuda", 50)):
         chosen = (device, "pretended")

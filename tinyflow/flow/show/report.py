@@ -13,7 +13,7 @@ from typing import Any
 from tinyflow.flow.probe import FlowError
 from tinyflow.reading import reason
 from tinyflow.train import folder as place
-from tinyflow.train.config import ConfigError
+from tinyflow.train.checks import ConfigError
 
 SUMMARY = "summary.json"  # moved last: where it is, everything is
 
