@@ -14,7 +14,7 @@ from tinyflow import nn, ops
 from tinyflow.tensor import Tensor
 
 from .plain import PlainBlock
-from .resnet import BasicBlock, conv3x3, no_gate, projection, stage
+from .resnet import BasicBlock, conv3x3, drop_deeper, no_gate, projection, stage
 from .se_resnet import squeeze_excitation
 
 DEPTHS = (20, 32, 44, 56, 110)
@@ -53,6 +53,8 @@ class CifarResNet(nn.Module):
         depth: 6n + 2.
         kind: "residual", "plain" or "se" (squeeze-and-excitation with r = 16).
         shortcut: "A" (parameter-free) or "B" (1x1 projections where shapes change).
+        dropout: probability, of the averaged features.
+        stochastic_depth: that of the last block, see `drop_deeper`.
         num_classes, image_size, in_channels: of the data.
         rng: where the initial weights come from.
     """
@@ -63,6 +65,8 @@ class CifarResNet(nn.Module):
         kind: str = "residual",
         shortcut: str = "A",
         *,
+        dropout: float = 0.0,
+        stochastic_depth: float = 0.0,
         num_classes: int,
         image_size: int,
         in_channels: int,
@@ -80,12 +84,16 @@ class CifarResNet(nn.Module):
         self.layer1 = stage(block, 16, 16, n, 1, *parts)
         self.layer2 = stage(block, 16, 32, n, 2, *parts)
         self.layer3 = stage(block, 32, 64, n, 2, *parts)
+        if stochastic_depth:
+            stages = self.layer1, self.layer2, self.layer3
+            drop_deeper(stages, stochastic_depth, rng)
         self.avgpool = nn.GlobalAvgPool2d()
+        self.dropout = nn.Dropout(dropout, rng=rng)
         self.fc = nn.Linear(64, num_classes, std=1 / math.sqrt(3 * 64), rng=rng)
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (N, C, S, S) → logits (N, num_classes)."""
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
-        logits: Tensor = self.fc(self.avgpool(x))
+        logits: Tensor = self.fc(self.dropout(self.avgpool(x)))
         return logits

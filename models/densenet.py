@@ -41,30 +41,36 @@ def conv(cin: int, cout: int, kernel: int, rng: nn.Rng, stride: int = 1) -> nn.C
 
 
 class DenseLayer(nn.Module):
-    """H([x₀, …, xₗ₋₁]) = 3x3(relu(bn(1x1(relu(bn(concat)))))): k new channels."""
+    """H([x₀, …, xₗ₋₁]) = 3x3(relu(bn(1x1(relu(bn(concat)))))): k new channels.
 
-    def __init__(self, cin: int, rng: nn.Rng) -> None:
+    Dropout follows each convolution but the stem (section 4.2 of the paper).
+    """
+
+    def __init__(self, cin: int, dropout: float, rng: nn.Rng) -> None:
         self.norm1 = nn.BatchNorm2d(cin)
         self.relu1 = nn.ReLU()
         self.conv1 = conv(cin, BOTTLENECK * GROWTH, 1, rng)
         self.norm2 = nn.BatchNorm2d(BOTTLENECK * GROWTH)
         self.relu2 = nn.ReLU()
         self.conv2 = conv(BOTTLENECK * GROWTH, GROWTH, 3, rng)
+        self.drop1 = nn.Dropout(dropout, rng=rng)
+        self.drop2 = nn.Dropout(dropout, rng=rng)
 
     def forward(self, maps: ChannelStack) -> Tensor:
         """Earlier maps, each (N, Cᵢ, H, W) → (N, k, H, W)."""
         x = maps.read()  # [x₀ | x₁ | …]
-        x = self.conv1(self.relu1(self.norm1(x)))
-        y: Tensor = self.conv2(self.relu2(self.norm2(x)))
+        x = self.drop1(self.conv1(self.relu1(self.norm1(x))))
+        y: Tensor = self.drop2(self.conv2(self.relu2(self.norm2(x))))
         return y
 
 
 class DenseBlock(nn.Module):
     """x₀ and the new maps x₁ … xₗ of its layers, each reading all before it."""
 
-    def __init__(self, cin: int, layers: int, rng: nn.Rng) -> None:
+    def __init__(self, cin: int, layers: int, dropout: float, rng: nn.Rng) -> None:
         for i in range(layers):
-            setattr(self, f"denselayer{i + 1}", DenseLayer(cin + i * GROWTH, rng))
+            layer = DenseLayer(cin + i * GROWTH, dropout, rng)
+            setattr(self, f"denselayer{i + 1}", layer)
         self.channels = cin + layers * GROWTH
 
     def forward(self, x: Tensor) -> ChannelStack:
@@ -78,23 +84,26 @@ class DenseBlock(nn.Module):
 class Transition(nn.Module):
     """Between dense blocks: 1x1 convolution to half the channels, 2x2 average."""
 
-    def __init__(self, cin: int, cout: int, rng: nn.Rng) -> None:
+    def __init__(self, cin: int, cout: int, dropout: float, rng: nn.Rng) -> None:
         self.norm = nn.BatchNorm2d(cin)
         self.relu = nn.ReLU()
         self.conv = conv(cin, cout, 1, rng)
+        self.drop = nn.Dropout(dropout, rng=rng)
         self.pool = nn.AvgPool2d(2)
 
     def forward(self, maps: ChannelStack) -> Tensor:
         """Maps of a block → (N, C/2, H/2, W/2)."""
         x = maps.read()
-        y: Tensor = self.pool(self.conv(self.relu(self.norm(x))))
+        y: Tensor = self.pool(self.drop(self.conv(self.relu(self.norm(x)))))
         return y
 
 
 class Features(nn.Module):
     """Stem, dense blocks and transitions, and the final normalisation."""
 
-    def __init__(self, layers: tuple[int, ...], in_channels: int, rng: nn.Rng) -> None:
+    def __init__(
+        self, layers: tuple[int, ...], in_channels: int, dropout: float, rng: nn.Rng
+    ) -> None:
         cin = 2 * GROWTH
         self.conv0 = conv(in_channels, cin, 7, rng, stride=2)
         self.norm0 = nn.BatchNorm2d(cin)
@@ -104,9 +113,9 @@ class Features(nn.Module):
         for i, count in enumerate(layers, 1):
             if i > 1:
                 kept = int(cin * COMPRESSION)
-                setattr(self, f"transition{i - 1}", Transition(cin, kept, rng))
+                setattr(self, f"transition{i - 1}", Transition(cin, kept, dropout, rng))
                 cin = kept
-            setattr(self, f"denseblock{i}", DenseBlock(cin, count, rng))
+            setattr(self, f"denseblock{i}", DenseBlock(cin, count, dropout, rng))
             cin += count * GROWTH
         self.norm5 = nn.BatchNorm2d(cin)
         self.channels = cin
@@ -127,6 +136,8 @@ class DenseNet(nn.Module):
 
     Args:
         depth: 121, 169, 201 or 264.
+        dropout: probability, after each convolution but the stem; the paper's on
+            images that are not augmented is 0.2.
         num_classes, image_size, in_channels: of the data.
         rng: where the initial weights come from.
     """
@@ -135,12 +146,13 @@ class DenseNet(nn.Module):
         self,
         depth: int,
         *,
+        dropout: float = 0.0,
         num_classes: int,
         image_size: int,
         in_channels: int,
         rng: nn.Rng,
     ) -> None:
-        self.features = Features(LAYERS[depth], in_channels, rng)
+        self.features = Features(LAYERS[depth], in_channels, dropout, rng)
         cin = self.features.channels
         self.classifier = nn.Linear(
             cin, num_classes, std=1 / math.sqrt(3 * cin), rng=rng

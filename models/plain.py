@@ -18,6 +18,8 @@ def no_shortcut(cin: int, cout: int, stride: int, rng: nn.Rng) -> nn.Module:
 class PlainBlock(BasicBlock):
     """y = relu(F(x)): a basic block without its shortcut, Figure 3 of the paper."""
 
+    shortcuts = False
+
     def __init__(
         self, cin: int, width: int, stride: int, shortcut: Make, gate: Make, rng: nn.Rng
     ) -> None:

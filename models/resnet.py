@@ -8,7 +8,7 @@ names are torchvision's. Deviation from the paper: in bottlenecks the stride sit
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tinyflow import nn
@@ -55,7 +55,7 @@ class BasicBlock(nn.Module):
     The fork is Figure 2 of Noh 2021, too: two named edges into x.
     """
 
-    expansion = 1
+    expansion, shortcuts = 1, True
 
     def __init__(
         self, cin: int, width: int, stride: int, shortcut: Make, gate: Make, rng: nn.Rng
@@ -65,20 +65,21 @@ class BasicBlock(nn.Module):
         self.conv2 = conv3x3(width, width, 1, rng)
         self.bn2 = nn.BatchNorm2d(width)
         self.se = gate(width, rng)
+        self.drop: nn.Module = nn.Identity()
         self.downsample = shortcut(cin, width, stride, rng)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, cin, H, W) → (N, width, H/stride, W/stride)."""
         residual, shortcut = fork(x, "residual", "shortcut")
         f = relu(self.bn1(self.conv1(residual)))
-        f = self.se(self.bn2(self.conv2(f)))
+        f = self.drop(self.se(self.bn2(self.conv2(f))))
         return relu(mark(f + self.downsample(shortcut), "H"))
 
 
 class Bottleneck(nn.Module):
     """y = relu(H), H(x) = F(x) + S(x), with F = 1x1, 3x3, 1x1 (four times as wide)."""
 
-    expansion = 4
+    expansion, shortcuts = 4, True
 
     def __init__(
         self, cin: int, width: int, stride: int, shortcut: Make, gate: Make, rng: nn.Rng
@@ -90,6 +91,7 @@ class Bottleneck(nn.Module):
         self.conv3 = conv1x1(width, 4 * width, 1, rng)
         self.bn3 = nn.BatchNorm2d(4 * width)
         self.se = gate(4 * width, rng)
+        self.drop: nn.Module = nn.Identity()
         self.downsample = shortcut(cin, 4 * width, stride, rng)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -97,7 +99,7 @@ class Bottleneck(nn.Module):
         residual, shortcut = fork(x, "residual", "shortcut")
         f = relu(self.bn1(self.conv1(residual)))
         f = relu(self.bn2(self.conv2(f)))
-        f = self.se(self.bn3(self.conv3(f)))
+        f = self.drop(self.se(self.bn3(self.conv3(f))))
         return relu(mark(f + self.downsample(shortcut), "H"))
 
 
@@ -114,6 +116,18 @@ def stage(
     return nn.Sequential(*blocks)
 
 
+def drop_deeper(stages: Sequence[nn.Module], p: float, rng: nn.Rng) -> None:
+    """Stochastic depth in all blocks, from p / L in the first to p in the last of L.
+
+    The linear rule of Huang et al. 2016, arXiv:1603.09382, section 3.
+    """
+    blocks = [block for each in stages for _, block in each.children()]
+    for i, block in enumerate(blocks, 1):
+        if not getattr(block, "shortcuts", False):
+            raise ValueError("stochastic depth needs shortcuts, and this net has none")
+        block.drop = nn.StochasticDepth(p * i / len(blocks), rng=rng)
+
+
 class ResNet(nn.Module):
     """7x7 stem, max pooling, four stages, global average, one linear layer.
 
@@ -121,6 +135,8 @@ class ResNet(nn.Module):
         block: BasicBlock (18, 34), Bottleneck (50, 101, 152) or PlainBlock.
         blocks: blocks per stage.
         gate: makes a module that acts on F, given its channels and `rng`.
+        dropout: probability, of the averaged features (Bello et al. 2021).
+        stochastic_depth: that of the last block, see `drop_deeper`.
         num_classes, image_size, in_channels: of the data.
         rng: where the initial weights come from.
     """
@@ -131,6 +147,8 @@ class ResNet(nn.Module):
         blocks: tuple[int, int, int, int],
         gate: Make = no_gate,
         *,
+        dropout: float = 0.0,
+        stochastic_depth: float = 0.0,
         num_classes: int,
         image_size: int,
         in_channels: int,
@@ -147,6 +165,10 @@ class ResNet(nn.Module):
         self.layer3 = stage(block, 128 * wide, 256, n3, 2, *parts)
         self.layer4 = stage(block, 256 * wide, 512, n4, 2, *parts)
         self.avgpool = nn.GlobalAvgPool2d()
+        if stochastic_depth:
+            stages = self.layer1, self.layer2, self.layer3, self.layer4
+            drop_deeper(stages, stochastic_depth, rng)
+        self.dropout = nn.Dropout(dropout, rng=rng)
         cin = 512 * wide
         self.fc = nn.Linear(cin, num_classes, std=1 / math.sqrt(3 * cin), rng=rng)
 
@@ -154,5 +176,5 @@ class ResNet(nn.Module):
         """Images (N, C, S, S) → logits (N, num_classes)."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        logits: Tensor = self.fc(self.avgpool(x))
+        logits: Tensor = self.fc(self.dropout(self.avgpool(x)))
         return logits

@@ -8,6 +8,8 @@ parameters for ten classes. Parameter names are timm's (``layer1.0.se.fc1.weight
 
 from __future__ import annotations
 
+from typing import Any
+
 from tinyflow import nn
 
 from .resnet import BLOCKS, Bottleneck, ResNet
@@ -20,21 +22,6 @@ def squeeze_excitation(channels: int, rng: nn.Rng) -> nn.Module:
     return nn.SqueezeExcitation(channels, channels // REDUCTION, rng=rng)
 
 
-def se_resnet(
-    depth: int,
-    *,
-    num_classes: int,
-    image_size: int,
-    in_channels: int,
-    rng: nn.Rng,
-) -> ResNet:
-    """SE-ResNet-50, -101 or -152."""
-    return ResNet(
-        Bottleneck,
-        BLOCKS[depth],
-        squeeze_excitation,
-        num_classes=num_classes,
-        image_size=image_size,
-        in_channels=in_channels,
-        rng=rng,
-    )
+def se_resnet(depth: int, **options: Any) -> ResNet:
+    """SE-ResNet-50, -101 or -152; the options are those of :class:`ResNet`."""
+    return ResNet(Bottleneck, BLOCKS[depth], squeeze_excitation, **options)

@@ -57,6 +57,7 @@ class VGG(nn.Module):
     Args:
         depth: 11, 13, 16 or 19 weighted layers.
         batch_norm: normalise after every convolution.
+        dropout: probability, of the hidden features; None is the paper's, a half.
         num_classes, image_size, in_channels: of the data; size at least 32.
         rng: where the initial weights come from.
     """
@@ -66,6 +67,7 @@ class VGG(nn.Module):
         depth: int,
         batch_norm: bool,
         *,
+        dropout: float | None = None,
         num_classes: int,
         image_size: int,
         in_channels: int,
@@ -85,15 +87,16 @@ class VGG(nn.Module):
             layers.append(nn.MaxPool2d(2))
         self.features = Features(*layers)
         self.flatten = nn.Flatten()
+        drop = DROPOUT if dropout is None else dropout
         flat = channels * (image_size // 32) ** 2
         he = math.sqrt(2)
         self.classifier = nn.Sequential(
             nn.Linear(flat, HIDDEN, std=he / math.sqrt(flat), rng=rng),
             nn.ReLU(),
-            nn.Dropout(DROPOUT, rng=rng),
+            nn.Dropout(drop, rng=rng),
             nn.Linear(HIDDEN, HIDDEN, std=he / math.sqrt(HIDDEN), rng=rng),
             nn.ReLU(),
-            nn.Dropout(DROPOUT, rng=rng),
+            nn.Dropout(drop, rng=rng),
             nn.Linear(HIDDEN, num_classes, std=0.01, rng=rng),
         )
 

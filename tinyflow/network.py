@@ -10,9 +10,10 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from inspect import Parameter, signature
 from pathlib import Path
 from traceback import extract_tb
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -68,12 +69,23 @@ class Network:
         image_size: int = 32,
         in_channels: int = 3,
         seed: int | np.random.Generator | None = 0,
+        **options: Any,
     ) -> nn.Module:
         """The network with initial weights drawn from `seed`, or zero for None.
 
+        Args:
+            num_classes, image_size, in_channels, seed: see `make`.
+            options: what else `make` may take, e.g. ``dropout``.
+
         Raises:
-            ValueError: images too small for it, or it is no module with parameters.
+            ValueError: images too small for it, it is no module with parameters, or
+                `make` takes no such option.
         """
+        known = signature(self.make).parameters
+        if not any(p.kind is Parameter.VAR_KEYWORD for p in known.values()):
+            for name in options:
+                if name not in known:
+                    raise ValueError(f"{self.label} has no {name}: leave it out")
         if image_size < self.smallest:
             raise ValueError(
                 f"{self.name} needs images of at least {self.smallest}x{self.smallest} "
@@ -86,6 +98,7 @@ class Network:
                 image_size=image_size,
                 in_channels=in_channels,
                 rng=None if seed is None else np.random.default_rng(seed),
+                **options,
             )
         if not isinstance(model, nn.Module):
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Random crop and flip on bytes, and normalisation to floats."""
+"""Random crop and flip on bytes, normalisation to floats, and cutout."""
 
 from __future__ import annotations
 
@@ -49,6 +49,41 @@ def random_crop_flip(
     cropped: NDArray[np.uint8] = windows[np.arange(count), :, top, left]
     cropped[mirror] = cropped[mirror][..., ::-1]
     return cropped
+
+
+def cut_out(
+    images: NDArray[np.floating[Any]], rng: np.random.Generator, side: int
+) -> None:
+    """Set a square of each image to 0, its mean, in place.
+
+    Its centre is a uniformly random pixel, so that a part may lie outside (DeVries &
+    Taylor 2017, arXiv:1708.04552).
+
+    Args:
+        images: normalised, (N, C, H, W).
+        rng: source of all randomness; advanced by 2 N draws.
+        side: of the square in pixels, at least 1.
+    """
+    size, (height, width) = (len(images),), images.shape[2:]
+    rows, columns = rng.integers(0, height, size), rng.integers(0, width, size)
+    for image, row, column in zip(images, rows, columns, strict=True):
+        y, x = row - side // 2, column - side // 2
+        image[:, max(y, 0) : y + side, max(x, 0) : x + side] = 0
+
+
+def subtract_mean(
+    images: NDArray[np.uint8], mean: NDArray[np.float64], dtype: DTypeLike = np.float32
+) -> NDArray[np.floating[Any]]:
+    """Return ``images / 255 - mean``, a mean for each pixel (He et al. 2016).
+
+    Args:
+        images: uint8 (N, C, H, W).
+        mean: (C, H, W), or (N, C, H, W) for images that are cropped, each with its
+            mean: black that came in from outside has a mean of 0 then.
+        dtype: Floating-point type of the result, rounded to once.
+    """
+    out: NDArray[np.floating[Any]] = (images / 255.0 - mean).astype(dtype)
+    return out
 
 
 def normalize(

@@ -23,6 +23,7 @@ from tinyflow.signals import deferred
 from tinyflow.train.checkpoint import BEST, LAST, Metadata, save_checkpoint
 from tinyflow.train.checks import interval
 from tinyflow.train.config import TrainConfig
+from tinyflow.train.criterion import Labels
 from tinyflow.train.events import Report, Start, Step
 from tinyflow.train.folder import RunFolder
 from tinyflow.train.metrics import (
@@ -214,7 +215,7 @@ class Loop:
     def _rate(self, step: int) -> float:
         return self.config.learning_rate * self.ready.schedule(step)
 
-    def _steps(self, batches: Iterator[tuple[Array, Array]]) -> None:
+    def _steps(self, batches: Iterator[tuple[Array, Labels]]) -> None:
         """What remains of an epoch, step by step; a signal waits for the end of one.
 
         A step that has been launched on a GPU is waited for after the next one has
@@ -258,7 +259,7 @@ class Loop:
             raise
         settle()
 
-    def _eager(self, images: Array, labels: Array, look: Look | None) -> StepResult:
+    def _eager(self, images: Array, labels: Labels, look: Look | None) -> StepResult:
         """A step at once."""
         result = self.ready.stepper.eager(images, labels, look)
         self.ready.stepped()

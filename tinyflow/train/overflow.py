@@ -9,9 +9,10 @@ from numpy.random import Generator
 from tinyflow import Tape, Tensor, nn
 from tinyflow.backend import Array, array_module
 from tinyflow.module import is_array
-from tinyflow.ops import cross_entropy
+from tinyflow.node import Node
 from tinyflow.retain import TENSORS
 from tinyflow.signals import deferred
+from tinyflow.train.criterion import Labels, criterion
 
 
 class Before:
@@ -74,8 +75,20 @@ def not_finite(array: Array) -> int:
     return int((~array_module(array).isfinite(array)).sum())
 
 
+def _made_from(node: Node) -> str:
+    """By which operator a value was made, and of what values."""
+    parts = []
+    for edge in node.edges:
+        x = edge.producer.value
+        if x is not None and x.size and x.dtype.kind in "fV":
+            low, high = float(x.min()), float(x.max())
+            name = edge.producer.name or "its input"
+            parts.append(f"{name} from {low:.3g} to {high:.3g}")
+    return f" ({node.op} of {', '.join(parts)})" if parts else ""
+
+
 def first_bad_value(
-    model: nn.Module, images: Array, labels: Array, **options: Any
+    model: nn.Module, images: Array, labels: Labels, **options: Any
 ) -> str:
     """Where a step first met a number that is not finite, found by doing it again.
 
@@ -92,11 +105,11 @@ def first_bad_value(
     before = Before(model)
     try:
         with Tape(TENSORS) as tape:
-            loss = cross_entropy(model(Tensor(images)), labels, **options)
+            loss = criterion(model(Tensor(images)), labels, **options)
         for node in tape.nodes:
             if node.value is not None and (bad := not_finite(node.value)):
-                size = node.value.size
-                return f"; the first such values are {bad} of {size} of {node.name}"
+                of = f"{node.value.size} of {node.name}{_made_from(node)}"
+                return f"; the first such values are {bad} of {of}"
         tape.backward(loss)
         for node in reversed(tape.nodes):
             if node.grad is not None and (bad := not_finite(node.grad)):

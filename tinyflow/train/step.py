@@ -18,6 +18,7 @@ from tinyflow.optim import Optimizer, clip_grad_norm, grad_norm
 from tinyflow.retain import EDGES
 from tinyflow.signals import deferred
 from tinyflow.state import in_mode
+from tinyflow.train.criterion import Labels, criterion, one_label
 from tinyflow.train.overflow import Before, first_bad_value
 
 T = TypeVar("T")
@@ -33,7 +34,7 @@ class Batches(Protocol):
     def __len__(self) -> int:
         """Number of batches in an epoch."""
 
-    def epoch(self, k: int, *, start: int = 0) -> Iterator[tuple[Array, Array]]:
+    def epoch(self, k: int, *, start: int = 0) -> Iterator[tuple[Array, Labels]]:
         """Images (N, C, H, W) and labels (N,), from batch `start` on."""
 
 
@@ -70,12 +71,12 @@ class Stepper(Protocol):
         """Where steps, and what must be in order with them, are done."""
 
     def launch(
-        self, images: Array, labels: Array, inspected: bool = False
+        self, images: Array, labels: Labels, inspected: bool = False
     ) -> Answer | None:
         """Start a step; None if it cannot be launched: then :meth:`eager` does it."""
 
     def eager(
-        self, images: Array, labels: Array, inspect: Look | None = None
+        self, images: Array, labels: Labels, inspect: Look | None = None
     ) -> StepResult:
         """Do a step, all of it or nothing."""
 
@@ -95,13 +96,13 @@ class EagerStep:
         return nullcontext()
 
     def launch(
-        self, images: Array, labels: Array, inspected: bool = False
+        self, images: Array, labels: Labels, inspected: bool = False
     ) -> Answer | None:
         """Nothing is launched."""
         return None
 
     def eager(
-        self, images: Array, labels: Array, inspect: Look | None = None
+        self, images: Array, labels: Labels, inspect: Look | None = None
     ) -> StepResult:
         """A step on a batch, wherever that lies."""
         return train_step(
@@ -118,7 +119,7 @@ class EagerStep:
 def train_step(
     model: nn.Module,
     images: Array,
-    labels: Array,
+    labels: Labels,
     optimizer: Optimizer,
     *,
     label_smoothing: float = 0.0,
@@ -134,7 +135,7 @@ def train_step(
     Args:
         model: in training mode.
         images: (N, C, H, W), on the model's device.
-        labels: N class indices.
+        labels: N class indices, or what `mixup` made of them.
         optimizer: of the model's parameters.
         label_smoothing: ε of the loss.
         clip_grad: largest global gradient norm, or None.
@@ -171,7 +172,7 @@ def train_step(
 
 def _forward_backward(
     model: nn.Module,
-    batch: tuple[Array, Array],
+    batch: tuple[Array, Labels],
     optimizer: Optimizer,
     before: Before,
     label_smoothing: float,
@@ -183,7 +184,7 @@ def _forward_backward(
     parameters = optimizer.parameters.values()
     with Tape(fuse=True) if inspect is None else Tape(EDGES) as tape:
         logits = model(Tensor(images))
-        loss = cross_entropy(logits, labels, label_smoothing=label_smoothing)
+        loss = criterion(logits, labels, label_smoothing=label_smoothing)
     loss_now, correct = numbers(before.marked(loss.data), _correct(logits, labels))
     what = ""
     if not np.isfinite(loss_now):
@@ -237,7 +238,7 @@ def evaluate(model: nn.Module, loader: Batches) -> tuple[float, float]:
     with in_mode(model, False), quiet, served(loader.epoch(0)) as batches:
         for images, labels in batches:
             logits = model(Tensor(asarray(images, device)))
-            loss = cross_entropy(logits, labels, reduction="sum")
+            loss = cross_entropy(logits, one_label(labels), reduction="sum")
             losses.append(loss.data)
             hits.append(_correct(logits, labels))
     found = numbers(*losses, *hits)
@@ -245,6 +246,6 @@ def evaluate(model: nn.Module, loader: Batches) -> tuple[float, float]:
     return sum(found[:n]) / len(loader.dataset), sum(found[n:]) / len(loader.dataset)
 
 
-def _correct(logits: Tensor, labels: Array) -> Array:
+def _correct(logits: Tensor, labels: Labels) -> Array:
     """The number of right answers, where the logits are."""
-    return engine(logits.data).hits(logits.data, labels)
+    return engine(logits.data).hits(logits.data, one_label(labels))

@@ -23,6 +23,7 @@ import numpy as np
 
 from tinyflow import Tape, Tensor, nn
 from tinyflow.backend import Array, array_module, asarray, device_of
+from tinyflow.data.mixing import Mixed
 from tinyflow.kernels.cuda import launch
 from tinyflow.kernels.cuda.engine import CudaEngine
 from tinyflow.kernels.cuda.settings import settings
@@ -32,6 +33,7 @@ from tinyflow.kernels.engine import engine
 from tinyflow.kernels.geometry import Shape
 from tinyflow.ops import cross_entropy
 from tinyflow.optim import Optimizer
+from tinyflow.train.criterion import Labels
 from tinyflow.train.step import Answer, Look, StepResult, train_step
 
 T = TypeVar("T")
@@ -118,7 +120,7 @@ class CapturedStep:
     def __call__(
         self,
         images: Array,
-        labels: Array,
+        labels: Labels,
         inspect: Look | None = None,
     ) -> StepResult:
         """One step on a batch; waits for it.
@@ -130,7 +132,7 @@ class CapturedStep:
         return answer() if answer else self.eager(images, labels, inspect)
 
     def launch(
-        self, images: Array, labels: Array, inspected: bool = False
+        self, images: Array, labels: Labels, inspected: bool = False
     ) -> Answer | None:
         """Start a replayed step; None if it cannot be one: then :meth:`eager` does it.
 
@@ -141,6 +143,9 @@ class CapturedStep:
             return None
         if inspected:
             self._because("a step that is inspected keeps what a replay cannot")
+            return None
+        if isinstance(labels, Mixed):
+            self._because("the labels of blended images are not recorded")
             return None
         with self.recorder.running():
             labels = asarray(labels, device_of(images))
@@ -194,7 +199,7 @@ class CapturedStep:
     def eager(
         self,
         images: Array,
-        labels: Array,
+        labels: Labels,
         inspect: Look | None = None,
     ) -> StepResult:
         """The step as :func:`tinyflow.train.step.train_step` does it."""
