@@ -210,7 +210,7 @@ def _try(model: nn.Module, loader: Loader, n: int) -> None:
     """
     data = loader.dataset
     before = {name: array.copy() for name, array in model.named_buffers()}
-    images = np.zeros((n, *data.images.shape[1:]), loader.dtype)
+    images = np.zeros((n, *data.shape), loader.dtype)
     for training in (False, True):
         logits = model.train(training)(Tensor(images))
         if not isinstance(logits, Tensor):

@@ -11,7 +11,6 @@ the run goes on, and is computed anew.
 from __future__ import annotations
 
 import json
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -23,7 +22,6 @@ from numpy.random import Generator
 from tinyflow import __version__, nn
 from tinyflow.atomic import cut_back, synced
 from tinyflow.backend import asnumpy
-from tinyflow.data import Dataset
 from tinyflow.reading import Unreadable, kind, parse_object
 from tinyflow.tensorfile import open_tensors, write_tensors
 from tinyflow.train.checkpoint import KEY
@@ -70,7 +68,7 @@ def facts(ready: Prepared) -> dict[str, Any]:
     """What the bits of a run depend on besides its options."""
     return {
         "data": {
-            split: data_crc(batches.dataset)
+            split: batches.dataset.checksum()
             for split, batches in (
                 ("train", ready.train),
                 ("val", ready.val),
@@ -83,12 +81,6 @@ def facts(ready: Prepared) -> dict[str, Any]:
         "tinyflow": __version__,
         "numpy": np.__version__,
     }
-
-
-def data_crc(data: Dataset) -> int:
-    """CRC-32 of images and labels."""
-    crc = zlib.crc32(np.ascontiguousarray(data.images).data)
-    return zlib.crc32(np.ascontiguousarray(data.labels).data, crc)
 
 
 def save_state(
