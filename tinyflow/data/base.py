@@ -78,6 +78,10 @@ class ImageSet(ABC):
         return False
 
     @abstractmethod
+    def __getitem__(self, index: Any) -> Any:
+        """An image and its label; for a slice or an array, the set of these."""
+
+    @abstractmethod
     def served(
         self, chosen: Sequence[NDArray[np.int64]], key: tuple[int, int] | None
     ) -> Generator[NDArray[np.uint8], None, None]:
@@ -94,6 +98,10 @@ class ImageSet(ABC):
     @abstractmethod
     def checksum(self) -> int:
         """CRC-32 of what a run depends on: a set with another one is another set."""
+
+    @abstractmethod
+    def in_memory(self) -> Dataset:
+        """All images as bytes, not augmented."""
 
     @abstractmethod
     def limit(self, n: int) -> ImageSet:
@@ -179,6 +187,10 @@ class Dataset(ImageSet):
         """CRC-32 of images and labels."""
         crc = zlib.crc32(np.ascontiguousarray(self.images).data)
         return zlib.crc32(np.ascontiguousarray(self.labels).data, crc)
+
+    def in_memory(self) -> Dataset:
+        """Itself."""
+        return self
 
     def limit(self, n: int) -> Dataset:
         """Return the first `n` images as a set that shares this one's memory.

@@ -31,6 +31,8 @@ AHEAD = 2
 """Batches made before they are asked for, if memory allows."""
 TRIED = 512
 """Files decoded ahead of their turn where it is only asked whether they can be."""
+SIZE = 224
+"""Of ImageNet's networks."""
 BAD_IMAGES = ("refuse", "skip")
 
 Checked = Callable[[int, int], None]
@@ -128,7 +130,8 @@ class ImageFolder(ImageSet):
                 for image, found in zip(images, made, strict=False):
                     if isinstance(found, str):
                         raise DataError(
-                            f"{found} (Or leave such files out: --bad-images skip.)"
+                            f"{found.rstrip('.')}, or leave such files out with "
+                            "--bad-images skip."
                         )
                     image[...] = found
                 yield images
@@ -195,7 +198,7 @@ def load_folder(
     data_dir: str | os.PathLike[str],
     split: str = "train",
     *,
-    image_size: int = 224,
+    image_size: int = SIZE,
     short: int | None = None,
     channels: int = 3,
     mean: Sequence[float] | None = None,
