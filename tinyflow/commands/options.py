@@ -35,8 +35,8 @@ def shared_options(
     dataset: Annotated[
         str | None,
         typer.Option(
-            help="shapes (drawn), cifar10, cifar100, cifar100_coarse, mnist or "
-            "fashion_mnist  [default: shapes]"
+            help="shapes (drawn), cifar10, cifar100, cifar100_coarse, mnist, "
+            "fashion_mnist, or folder: images in train/<class>/  [default: shapes]"
         ),
     ] = None,
     data_dir: Annotated[

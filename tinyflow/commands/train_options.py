@@ -16,8 +16,11 @@ from tinyflow.train.config import EPOCHS, EPOCHS_LARGE, SCHEDULES
 
 HELP = {
     "dataset": "shapes (drawn, needs no files), cifar10, cifar100, cifar100_coarse, "
-    "mnist or fashion_mnist.",
+    "mnist, fashion_mnist, or folder: images in train/<class>/ and val/<class>/.",
     "data_dir": "Folder with the files of --dataset.",
+    "image_size": "Of folder: width and height that images are given; left out: 224.",
+    "workers": "Of folder: processes that decode; left out: one less than cores.",
+    "bad_images": "Of folder: refuse, or skip those that cannot be decoded.",
     "epochs": f"Passes over the images  [default: {EPOCHS}; ImageNet's networks: "
     f"{EPOCHS_LARGE}]",
     "iterations": "Steps of the whole run, instead of epochs.",

@@ -1,11 +1,12 @@
-"""The in-memory image set that every loader returns, and the one data error."""
+"""Labelled images, in memory or not, and the one data error."""
 
 from __future__ import annotations
 
 import gzip
 import lzma
 import zlib
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,8 +23,93 @@ class DataError(Exception):
     """Data that cannot be used: one sentence on what, where and what to do."""
 
 
+class ImageSet(ABC):
+    """Labelled square images of one size, wherever they are: what a Loader serves.
+
+    Attributes:
+        name: short name of the set, used in messages.
+        labels: int64 array of shape (N,), values 0..len(classes) - 1.
+        classes: class names; the label is the index.
+        mean: C per-channel means of the pixels scaled to 0..1.
+        std: C per-channel standard deviations of the pixels scaled to 0..1.
+    """
+
+    name: str
+    labels: NDArray[np.int64]
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __len__(self) -> int:
+        """Number of images, N."""
+        return len(self.labels)
+
+    def __repr__(self) -> str:
+        size = "x".join(map(str, self.shape))
+        names = f"{', '.join(self.classes[:10])}{', ...' * (len(self.classes) > 10)}"
+        return (
+            f"{type(self).__name__}({self.name}: {len(self):,} images of {size}, "
+            f"{len(self.classes)} classes: {names})"
+        )
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.classes)
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, int, int]:
+        """Shape of an image, (C, S, S)."""
+
+    @property
+    def image_size(self) -> int:
+        """Height and width of an image in pixels."""
+        return self.shape[1]
+
+    @property
+    def in_channels(self) -> int:
+        """Number of colour channels, C."""
+        return self.shape[0]
+
+    @property
+    def crops(self) -> bool:
+        """Whether `served` augments by itself, as the images need it."""
+        return False
+
+    @abstractmethod
+    def __getitem__(self, index: Any) -> Any:
+        """An image and its label; for a slice or an array, the set of these."""
+
+    @abstractmethod
+    def served(
+        self, chosen: Sequence[NDArray[np.int64]], key: tuple[int, int] | None
+    ) -> Generator[NDArray[np.uint8], None, None]:
+        """The images of each batch as bytes, new arrays (N, C, S, S).
+
+        Args:
+            chosen: the indices of each batch, in the order they are wanted.
+            key: seed and epoch to augment by, or None; unless `crops`, it is ignored.
+
+        Raises:
+            DataError: an image cannot be had.
+        """
+
+    @abstractmethod
+    def checksum(self) -> int:
+        """CRC-32 of what a run depends on: a set with another one is another set."""
+
+    @abstractmethod
+    def in_memory(self) -> Dataset:
+        """All images as bytes, not augmented."""
+
+    @abstractmethod
+    def limit(self, n: int) -> ImageSet:
+        """The first `n` images, 1..len(self); DataError if `n` is none of these."""
+
+
 @dataclass(frozen=True, eq=False, repr=False)
-class Dataset:
+class Dataset(ImageSet):
     """Labelled square images held in memory as bytes.
 
     Attributes:
@@ -73,18 +159,6 @@ class Dataset:
         if count:
             check_labels(labels, len(self.classes), self.name)
 
-    def __len__(self) -> int:
-        """Number of images, N."""
-        return len(self.labels)
-
-    def __repr__(self) -> str:
-        size = "x".join(map(str, self.images.shape[1:]))
-        names = f"{', '.join(self.classes[:10])}{', ...' * (len(self.classes) > 10)}"
-        return (
-            f"Dataset({self.name}: {len(self):,} images of {size}, "
-            f"{len(self.classes)} classes: {names})"
-        )
-
     def __getitem__(self, index: Any) -> Any:
         """``data[3]``: an image, bytes (C, H, W), and its label; ``data[:100]``: a set.
 
@@ -96,19 +170,27 @@ class Dataset:
         return replace(self, images=self.images[index], labels=labels)
 
     @property
-    def num_classes(self) -> int:
-        """Number of classes."""
-        return len(self.classes)
+    def shape(self) -> tuple[int, int, int]:
+        """Shape of an image, (C, H, W)."""
+        channels, height, width = self.images.shape[1:]
+        return channels, height, width
 
-    @property
-    def image_size(self) -> int:
-        """Height and width of an image in pixels."""
-        return int(self.images.shape[2])
+    def served(
+        self,
+        chosen: Sequence[NDArray[np.int64]],
+        key: tuple[int, int] | None = None,
+    ) -> Generator[NDArray[np.uint8], None, None]:
+        """The images of each batch, copied."""
+        yield from (self.images[batch] for batch in chosen)
 
-    @property
-    def in_channels(self) -> int:
-        """Number of colour channels, C."""
-        return int(self.images.shape[1])
+    def checksum(self) -> int:
+        """CRC-32 of images and labels."""
+        crc = zlib.crc32(np.ascontiguousarray(self.images).data)
+        return zlib.crc32(np.ascontiguousarray(self.labels).data, crc)
+
+    def in_memory(self) -> Dataset:
+        """Itself."""
+        return self
 
     def limit(self, n: int) -> Dataset:
         """Return the first `n` images as a set that shares this one's memory.

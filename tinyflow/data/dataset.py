@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
-from tinyflow.data.base import DataError, Dataset
+from tinyflow.data.base import DataError, Dataset, ImageSet
 from tinyflow.data.cifar import load_cifar10, load_cifar100
+from tinyflow.data.folder import load_folder
 from tinyflow.data.mnist import load_fashion_mnist, load_mnist
 from tinyflow.data.shapes import make_shapes
 
@@ -20,7 +22,8 @@ READERS: dict[str, Callable[..., Dataset]] = {
     "mnist": load_mnist,
     "fashion_mnist": load_fashion_mnist,
 }
-DATASETS: tuple[str, ...] = ("shapes", *READERS)
+FOLDER = "folder"
+DATASETS: tuple[str, ...] = ("shapes", *READERS, FOLDER)
 """Names that `load_dataset` knows; only ``shapes`` needs no files."""
 
 
@@ -31,17 +34,19 @@ def load_dataset(
     *,
     seed: int = 0,
     limit: int | None = None,
-) -> Dataset:
-    """Load one split of a named data set into memory.
+    **of_folder: Any,
+) -> ImageSet:
+    """Load one split of a named data set: a Dataset, or for ``folder`` an ImageFolder.
 
     Args:
-        name: One of `DATASETS`.
+        name: One of `DATASETS`; ``folder`` is a folder of images of one's own.
         data_dir: Folder with the files of the set, or with its own folder;
             ``shapes`` is drawn, not read, and ignores it.
         split: ``"train"`` or ``"test"``.
         seed: Seed from which ``shapes`` is drawn; the others ignore it.
         limit: Keep only the first `limit` images, reading no more than needed.
             The images are those of ``load_dataset(...).limit(limit)``.
+        of_folder: Further arguments of `load_folder`; the other sets have none.
 
     Raises:
         DataError: For an unknown name or split, a missing folder, a missing or
@@ -56,6 +61,8 @@ def load_dataset(
         raise DataError(
             f"{name} has no split called {split!r}: choose 'train' or 'test'."
         )
+    if of_folder and name != FOLDER:
+        raise DataError(f"{', '.join(of_folder)}: only a folder has that, not {name}.")
     if name == "shapes":
         return make_shapes(split, seed=seed, limit=limit)
     if data_dir is None:
@@ -63,4 +70,6 @@ def load_dataset(
             f"{name} is read from files, but no data folder was given: "
             "name the folder that holds them, or use shapes, which needs none."
         )
+    if name == FOLDER:
+        return load_folder(data_dir, split, limit=limit, **of_folder)
     return READERS[name](data_dir, split, limit=limit)

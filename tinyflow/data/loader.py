@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from tinyflow import display
 from tinyflow.data.augment import normalize, random_crop_flip
-from tinyflow.data.base import DataError, Dataset
+from tinyflow.data.base import DataError, ImageSet
 
 RawBatch = tuple[int, NDArray[np.uint8], NDArray[np.int64]]
 """Number of a batch in its epoch, images as bytes (N, C, H, W), and labels (N,)."""
@@ -22,7 +24,7 @@ _ORDER, _AUGMENT = 0, 1
 
 
 class Loader:
-    """Serves a Dataset batch by batch.
+    """Serves an image set, a Dataset or an ImageFolder, batch by batch.
 
     ``for images, labels in loader`` runs through one epoch: the first time epoch 0,
     then 1, …; :meth:`epoch` serves one by number.
@@ -34,7 +36,7 @@ class Loader:
 
     def __init__(
         self,
-        dataset: Dataset,
+        dataset: ImageSet,
         batch_size: int,
         *,
         shuffle: bool = True,
@@ -49,8 +51,9 @@ class Loader:
             dataset: The images and labels.
             batch_size: Images per batch, at least 1.
             shuffle: Draw a new order for each epoch; else keep the set's order.
-            augment: Apply `random_crop_flip` with a border of 4 pixels. It mirrors
-                images, which suits objects but not digits or letters.
+            augment: Apply `random_crop_flip` with a border of 4 pixels, or what the
+                set itself does instead (`ImageSet.crops`). It mirrors images, which
+                suits objects but not digits or letters.
             seed: Seed of order and augmentation, 0 or more.
             dtype: Floating-point type of the images.
             drop_last: Leave out a last batch smaller than `batch_size`; else
@@ -94,6 +97,11 @@ class Loader:
         self.next_epoch += 1
         return self.epoch(k)
 
+    @property
+    def shifts(self) -> bool:
+        """Whether the batches of :meth:`raw` are still to be cropped and mirrored."""
+        return self.augment and not self.dataset.crops
+
     def __len__(self) -> int:
         """Number of batches in an epoch."""
         full, rest = divmod(len(self.dataset), self.batch_size)
@@ -118,9 +126,9 @@ class Loader:
         return self._batches(k, self.raw(k, start=start))
 
     def raw(self, k: int, *, start: int = 0) -> Iterator[RawBatch]:
-        """The batches of epoch `k` as bytes: neither augmented nor normalised.
+        """The batches of epoch `k` as bytes: not normalised, nor, if `shifts`, cropped.
 
-        For whoever does both elsewhere; arguments and errors as for :meth:`epoch`.
+        For whoever does that elsewhere; arguments and errors as for :meth:`epoch`.
         """
         if k < 0:
             raise DataError(f"Epochs are numbered from 0, so there is no epoch {k}.")
@@ -135,14 +143,17 @@ class Loader:
         order = np.arange(len(data))
         if self.shuffle:
             order = self._rng(k, _ORDER).permutation(len(data))
-        for index in range(start, len(self)):
-            chosen = order[index * self.batch_size : (index + 1) * self.batch_size]
-            yield index, data.images[chosen], data.labels[chosen]
+        b = self.batch_size
+        chosen = [order[i * b : (i + 1) * b] for i in range(start, len(self))]
+        key = (self.seed, k) if self.augment else None
+        with closing(data.served(chosen, key)) as served:
+            for images, batch, index in zip(served, chosen, count(start)):
+                yield index, images, data.labels[batch]
 
     def _batches(self, k: int, raw: Iterator[RawBatch]) -> Iterator[Batch]:
         mean, std = self.dataset.mean, self.dataset.std
         for index, images, labels in raw:
-            if self.augment:
+            if self.shifts:
                 images = random_crop_flip(images, self._rng(k, _AUGMENT, index))
             yield normalize(images, mean, std, self.dtype), labels
 

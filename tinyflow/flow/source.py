@@ -16,6 +16,7 @@ from typing import Any
 from tinyflow import nn
 from tinyflow.backend import choose_device
 from tinyflow.data import Batch, Dataset, Loader, load_dataset
+from tinyflow.data.dataset import FOLDER
 from tinyflow.data.shapes import SHAPES_SIZE
 from tinyflow.flow.probe import FlowError
 from tinyflow.flow.settings import MODES, Settings, as_flow_error
@@ -25,7 +26,7 @@ from tinyflow.train.checkpoint import Metadata, load_checkpoint
 from tinyflow.train.record import CONFIG
 
 DATA_SEED = 0  # of the shapes pictures, whatever the seed of the weights
-POOL = 1000  # shapes drawn, from which the batch is chosen
+POOL = 1000  # shapes drawn, or images of a folder: of these the batch is chosen
 FROM_FILES = (
     "name their folder with --data-dir or the environment variable TINYFLOW_DATA"
 )
@@ -162,7 +163,7 @@ def find_source(settings: Settings) -> Source:
             return found[0]
 
         model, told = load_checkpoint(settings.checkpoint, find)
-        data = _data(settings, settings.dataset or told.dataset)
+        data = _data(settings, settings.dataset or told.dataset, told.image_size)
         if (told.in_channels, told.image_size, told.num_classes) != (
             data.in_channels,
             data.image_size,
@@ -214,7 +215,8 @@ def _named(settings: Settings, label: str) -> Network:
         ) from error
 
 
-def _data(settings: Settings, name: str) -> Dataset:
+def _data(settings: Settings, name: str, size: int | None = None) -> Dataset:
+    """The images; those of a folder are given `size` pixels, if that is known."""
     folder = None
     if name != "shapes":
         folder = settings.data_dir or _recorded(settings, name)
@@ -226,7 +228,11 @@ def _data(settings: Settings, name: str) -> Dataset:
     limit = None
     if name == "shapes":
         limit = min(max(POOL, settings.batch_size), SHAPES_SIZE["train"])
-    data = load_dataset(name, folder, seed=DATA_SEED, limit=limit)
+    given: dict[str, Any] = {"image_size": size} if size and name == FOLDER else {}
+    found = load_dataset(name, folder, seed=DATA_SEED, limit=limit, **given)
+    if name == FOLDER:
+        found = found.limit(min(len(found), max(POOL, settings.batch_size)))
+    data = found.in_memory()
     if settings.batch_size > len(data):
         raise FlowError(
             f"--batch-size {settings.batch_size} is more than the {len(data)} training "

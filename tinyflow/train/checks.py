@@ -109,6 +109,11 @@ def check_named(config: TrainConfig, named: Collection[str]) -> None:
         ("warmup_epochs", cycle, "is not for onecycle, which has its own"),
         ("warmup_start", cycle, "is not for onecycle, which has its own"),
         ("warmup_start", config.warmup_epochs == 0, "is of --warmup-epochs, here 0"),
+        *(
+            (name, config.dataset != "folder", "is of --dataset folder")
+            for name in ("image_size", "workers", "bad_images")
+        ),
+        ("download", config.dataset == "folder", "is not for folder: it is your own"),
         ("data_dir", config.dataset == "shapes", "is not for shapes, which is drawn"),
         ("download", config.dataset == "shapes", "is not for shapes, which is drawn"),
         ("mirror", "download" not in named, "is of --download"),
@@ -165,6 +170,12 @@ def choice(name: str, given: str, known: tuple[str, ...]) -> None:
     """Refuse what is not one of the known."""
     if given not in known:
         raise ConfigError(f"--{name} {given!r} is unknown; choose {', '.join(known)}")
+
+
+def whole_in(name: str, given: int | None, low: int, high: int) -> None:
+    """Refuse a number that is not from `low` to `high`."""
+    if given is not None and not low <= given <= high:
+        raise ConfigError(f"--{name} must be {low} to {high}, not {given}")
 
 
 def number_in(

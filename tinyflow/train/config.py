@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tinyflow.backend import DEVICES
 from tinyflow.data import DATASETS
+from tinyflow.data.folder import BAD_IMAGES, LARGEST, MOST_WORKERS
 from tinyflow.network import Network
 from tinyflow.train.checks import (
     ConfigError,
@@ -14,6 +15,7 @@ from tinyflow.train.checks import (
     choice,
     interval,
     number_in,
+    whole_in,
 )
 
 OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop")
@@ -34,6 +36,11 @@ class TrainConfig:
             ``Network("mine", MyNet)``.
         dataset: one of ``tinyflow.data.DATASETS``.
         data_dir: folder with the files of the data set; shapes needs none.
+        image_size: pixels that the images of "folder" are given; None means 224.
+        workers: processes that decode the images of "folder"; None means one less than
+            there are cores. The images are the same.
+        bad_images: one of `BAD_IMAGES`, of "folder": whether one that cannot be decoded
+            ends the run, or all are decoded once at its beginning, and those left out.
         epochs: passes over the training images, at least 1.
         iterations: steps of the whole run, or None: then `epochs` says how many.
         batch_size: images per step, at least 1.
@@ -94,6 +101,9 @@ class TrainConfig:
     model: Network
     dataset: str = "shapes"
     data_dir: Path | None = None
+    image_size: int | None = None
+    workers: int | None = None
+    bad_images: str = "refuse"
     epochs: int = EPOCHS
     iterations: int | None = None
     batch_size: int = 64
@@ -177,6 +187,9 @@ class TrainConfig:
         choice("schedule", self.schedule, SCHEDULES)
         choice("precision", self.precision, PRECISIONS)
         choice("device", self.device, DEVICES)
+        choice("bad-images", self.bad_images, BAD_IMAGES)
+        whole_in("image-size", self.image_size, 1, LARGEST)
+        whole_in("workers", self.workers, 0, MOST_WORKERS)
         for name, number in (
             ("epochs", self.epochs),
             ("iterations", self.iterations),

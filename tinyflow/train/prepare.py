@@ -12,13 +12,14 @@ import numpy as np
 
 from tinyflow import Tensor, nn
 from tinyflow.backend import choose_device
-from tinyflow.data import Dataset, Loader, load_dataset
+from tinyflow.data import ImageSet, Loader
 from tinyflow.kernels.native.library import load
 from tinyflow.optim import Optimizer
 from tinyflow.train import precision
 from tinyflow.train.checks import ConfigError
 from tinyflow.train.config import DTYPE, TrainConfig
 from tinyflow.train.ema import EMA
+from tinyflow.train.images import images_of
 from tinyflow.train.protocol import optimizer_of, schedule_of
 from tinyflow.train.schedules import Schedule
 from tinyflow.train.step import Batches, EagerStep, Stepper
@@ -92,13 +93,7 @@ def prepare(config: TrainConfig) -> Prepared:
     kernels = load()[1] if device == "cpu" else "CUDA kernels"
     dtype = precision.activations(config.precision, device)
     train_set, test_set = (
-        load_dataset(
-            config.dataset, config.data_dir, split, seed=DATA_SEED, limit=limit
-        )
-        for split, limit in (
-            ("train", config.limit_train),
-            ("test", config.limit_test),
-        )
+        images_of(config, split, DATA_SEED) for split in ("train", "test")
     )
     if config.num_classes not in (None, train_set.num_classes):
         raise ConfigError(
@@ -121,7 +116,7 @@ def prepare(config: TrainConfig) -> Prepared:
         dtype=DTYPE,
     )
 
-    def judging(images: Dataset) -> Loader:
+    def judging(images: ImageSet) -> Loader:
         size = config.batch_size
         if device == "cuda":  # the host launches as much for a batch of any size
             size = _evenly(len(images), WIDER * size)
@@ -210,7 +205,7 @@ def _try(model: nn.Module, loader: Loader, n: int) -> None:
     """
     data = loader.dataset
     before = {name: array.copy() for name, array in model.named_buffers()}
-    images = np.zeros((n, *data.images.shape[1:]), loader.dtype)
+    images = np.zeros((n, *data.shape), loader.dtype)
     for training in (False, True):
         logits = model.train(training)(Tensor(images))
         if not isinstance(logits, Tensor):
@@ -222,7 +217,7 @@ def _try(model: nn.Module, loader: Loader, n: int) -> None:
         array[...] = before[name]
 
 
-def _split(data: Dataset, held_out: int) -> tuple[Dataset, Dataset]:
+def _split(data: ImageSet, held_out: int) -> tuple[ImageSet, ImageSet]:
     """Training images, and those held out of them for validation.
 
     Which ones is drawn once and for all, so that every run leaves out the same.

@@ -11,19 +11,19 @@ the run goes on, and is computed anew.
 from __future__ import annotations
 
 import json
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 from numpy.random import Generator
 
 from tinyflow import __version__, nn
 from tinyflow.atomic import cut_back, synced
 from tinyflow.backend import asnumpy
-from tinyflow.data import Dataset
+from tinyflow.data import ImageFolder
 from tinyflow.reading import Unreadable, kind, parse_object
 from tinyflow.tensorfile import open_tensors, write_tensors
 from tinyflow.train.checkpoint import KEY
@@ -68,9 +68,10 @@ class Position:
 
 def facts(ready: Prepared) -> dict[str, Any]:
     """What the bits of a run depend on besides its options."""
+    decoded = isinstance(ready.train.dataset, ImageFolder)
     return {
         "data": {
-            split: data_crc(batches.dataset)
+            split: batches.dataset.checksum()
             for split, batches in (
                 ("train", ready.train),
                 ("val", ready.val),
@@ -82,13 +83,8 @@ def facts(ready: Prepared) -> dict[str, Any]:
         "kernels": ready.kernels,
         "tinyflow": __version__,
         "numpy": np.__version__,
+        **({"pillow": PIL.__version__} if decoded else {}),
     }
-
-
-def data_crc(data: Dataset) -> int:
-    """CRC-32 of images and labels."""
-    crc = zlib.crc32(np.ascontiguousarray(data.images).data)
-    return zlib.crc32(np.ascontiguousarray(data.labels).data, crc)
 
 
 def save_state(
@@ -265,8 +261,8 @@ def _compare(
             f"the images are not those that the run of {path} began with: give it the "
             "same files with --data-dir"
         )
-    for name in ("device", "kernels", "tinyflow", "numpy"):
-        if (was := then.get(name)) != now[name]:
+    for name in ("device", "kernels", "tinyflow", "numpy", "pillow"):
+        if (was := then.get(name)) != now.get(name):
             said(
                 f"{name}: {now[name]}, where the run had {str(was)[:60]}: it goes on, "
                 "but not bit for bit as it would have"

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tinyflow.backend import explain
+from tinyflow.data import DataError
 from tinyflow.kernels.plain.scratch import keep_freed_memory
 from tinyflow.network import Find
 from tinyflow.train.checks import ConfigError
@@ -37,8 +38,9 @@ def train(
 
     Raises:
         ConfigError, DataError, DeviceError: see :func:`tinyflow.train.prepare.prepare`.
-        TrainError: the loss is no longer finite, a file cannot be written, memory is
-            full or the GPU failed; the finished epochs are kept.
+        TrainError: the loss is no longer finite, a file cannot be written, an image
+            cannot be decoded, memory is full or the GPU failed; the finished epochs are
+            kept.
     """
     config.validate()
     _check_tracer(config, tracer)
@@ -100,6 +102,10 @@ def _guarded(
         result.interrupted = True
     except TrainError:
         raise
+    except DataError as error:
+        if not result.rows and not result.saved:
+            raise
+        raise TrainError(f"{str(error).rstrip('.')}; {kept(result)}") from error
     except FloatingPointError as error:
         raise TrainError(
             f"{error}: lower the learning rate, e.g. --lr "

@@ -11,7 +11,7 @@ import numpy as np
 
 from tinyflow import Tape, Tensor, nn
 from tinyflow.backend import Array, asarray, device_of, numbers
-from tinyflow.data import Dataset
+from tinyflow.data import ImageSet
 from tinyflow.kernels.engine import engine
 from tinyflow.ops import cross_entropy
 from tinyflow.optim import Optimizer, clip_grad_norm, grad_norm
@@ -28,7 +28,7 @@ class Batches(Protocol):
     """Serves the batches of an epoch: ``tinyflow.data.Loader``, or one on a GPU."""
 
     @property
-    def dataset(self) -> Dataset:
+    def dataset(self) -> ImageSet:
         """The images and labels."""
 
     def __len__(self) -> int:

@@ -3,6 +3,7 @@
 import gc
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 import models
+from tests.data.pictures import load_small, write_folder
 from tests.fakes.host_gpu import gpu_or_skip
 from tinyflow.data import Dataset, Loader, normalize
 from tinyflow.kernels.cuda import launch
@@ -154,6 +156,20 @@ def test_augmentation_is_keyed_by_seed_epoch_and_batch(
     keys = [(how["seed"], how["stream"], int(how["step"][0])) for how in device]
     assert keys == [(5, 7, 0), (5, 7, 1), (5, 7, 2)]
     assert {(how["pad"], how["mirror"]) for how in device} == {(4, True)}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_folder_has_cropped_its_images_itself(
+    device: list[dict[str, Any]], tmp_path: Path, workers: int
+) -> None:
+    data = load_small(write_folder(tmp_path), workers=workers)
+    loader = Loader(data, 4, seed=5, augment=True)
+    batches = prefetch.DeviceLoader(loader)
+    for k in (0, 1):
+        for (x, t), (y, u) in zip(batches.epoch(k), loader.epoch(k), strict=True):
+            np.testing.assert_array_equal(x, y)
+            np.testing.assert_array_equal(t, u)
+    assert {(how["pad"], how["mirror"]) for how in device} == {(0, False)}
 
 
 def test_raw_batches_are_not_augmented() -> None:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from tinyflow.backend import Array, _cupy
-from tinyflow.data import Dataset, Loader
+from tinyflow.data import ImageSet, Loader
 from tinyflow.kernels.cuda import launch
 from tinyflow.kernels.cuda.layout import from_nhwc
 
@@ -90,7 +90,7 @@ class DeviceLoader:
         self._slots = [self._slot() for _ in range(DEPTH)]
 
     @property
-    def dataset(self) -> Dataset:
+    def dataset(self) -> ImageSet:
         """The images and labels."""
         return self.loader.dataset
 
@@ -122,7 +122,7 @@ class DeviceLoader:
     def _slot(self) -> _Slot:
         import cupyx
 
-        shape = (self.loader.batch_size, *self.dataset.images.shape[1:])
+        shape = (self.loader.batch_size, *self.dataset.shape)
         n = shape[0]
         cuda = self.cupy.cuda
         slot = _Slot(
@@ -154,14 +154,14 @@ class DeviceLoader:
         pictures, labels = slot.device
         _, c, h, w = pictures.shape
         batch = self.cupy.full(1, index, dtype="uint32")
-        augment = self.loader.augment
+        shifts = self.loader.shifts
         out = launch.augment(
             pictures,
             self._everything[:n],
             self._table,
             self.cupy.empty((n, h, w, c), self.dtype),
-            pad=BORDER if augment else 0,
-            mirror=augment,
+            pad=BORDER if shifts else 0,
+            mirror=shifts,
             seed=self.loader.seed,
             step=batch,
             stream=k,
