@@ -19,7 +19,10 @@ from tests.train.small import tiny
 from tinyflow.train import CheckpointError, load_checkpoint
 from tinyflow.train.checkpoint import FORMAT, KEY, Metadata, save_checkpoint
 
-METADATA = Metadata("tiny", 10, 32, 3, "shapes", 0, 1, 0.5)
+CLASSES = tuple(f"class {i}" for i in range(10))
+SEEN = (CLASSES, (0.25, 0.5, 0.75), (0.5, 0.25, 1.0))
+BEFORE = {"classes": None, "mean": None, "std": None}  # as earlier versions wrote
+METADATA = Metadata("tiny", 10, 32, 3, "shapes", 0, 1, 0.5, *SEEN)
 Parts = tuple[dict[str, Any], bytes]
 
 
@@ -85,10 +88,52 @@ def test_a_newer_format_says_update(path: Path) -> None:
         assert "does not say its format" in refused(path)
 
 
-@pytest.mark.parametrize("key", Metadata.__dataclass_fields__)
+@pytest.mark.parametrize("key", [*Metadata.__dataclass_fields__][:-3])
 def test_a_missing_key_is_named(path: Path, key: str) -> None:
     claim(path, **{key: None})
     assert f"does not say its {key}" in refused(path)
+
+
+def test_files_of_before_do_not_say_their_classes(path: Path) -> None:
+    claim(path, **BEFORE)
+    told = load_checkpoint(path, models.find)[1]
+    assert told == Metadata("tiny", 10, 32, 3, "shapes", 0, 1, 0.5)
+    assert (told.classes, told.mean, told.std) == (None, None, None)
+
+
+LISTS: list[tuple[str, Any]] = [
+    ("classes", [*CLASSES[1:]]),
+    ("classes", [*CLASSES, "one"]),
+    ("classes", [*CLASSES[1:], ""]),
+    ("classes", [*CLASSES[1:], "a\nb"]),
+    ("classes", [*CLASSES[1:], "x" * 256]),
+    ("classes", [*CLASSES[1:], 3]),
+    ("classes", "abcdefghij"),
+    ("classes", {}),
+    ("mean", [0.5, 0.5]),
+    ("mean", [0.5, 0.5, "0.5"]),
+    ("mean", [0.5, 0.5, True]),
+    ("mean", [0.5, 0.5, 10**400]),
+    ("mean", 0.5),
+    ("std", [0.5, 0.5, 0]),
+    ("std", [0.5, 0.5, -0.5]),
+    ("std", [0.5, 0.5, 1e300]),
+    ("std", []),
+]
+
+
+@pytest.mark.parametrize(("key", "value"), LISTS, ids=lambda v: str(v)[-12:])
+def test_lists_that_are_none(path: Path, key: str, value: Any) -> None:
+    claim(path, **{key: value})
+    assert f"does not say a usable {key}" in refused(path)
+
+
+def test_lists_at_their_bounds(path: Path) -> None:
+    edge = ["x" * 255, *CLASSES[1:]]
+    claim(path, classes=edge, mean=[-1, 0, 1e6], std=[1e-6, 1, 1e6])
+    told = load_checkpoint(path, models.find)[1]
+    assert told.classes == tuple(edge)
+    assert (told.mean, told.std) == ((-1, 0, 1e6), (1e-6, 1, 1e6))
 
 
 WRONG = [True, -1, 1.5, "3", [3], {}, 2**63 + 0.0, 10**400]
@@ -151,7 +196,7 @@ def test_an_unknown_network_is_named(path: Path) -> None:
 def test_claims_take_no_more_memory_than_the_file(
     path: Path, changed: dict[str, Any]
 ) -> None:
-    claim(path, **changed)
+    claim(path, **(BEFORE | changed))
     assert "does not fit" in (said := refused(path))
     assert re.search(
         "more weights than the file holds|the file has shape|an integer of at most",
@@ -161,7 +206,7 @@ def test_claims_take_no_more_memory_than_the_file(
 
 def test_a_shape_that_differs_a_little_is_named(path: Path) -> None:
     for changed in ({"num_classes": 7}, {"num_classes": 12}):
-        claim(path, **changed)
+        claim(path, **(BEFORE | changed))
         assert "fc.weight: the file has shape (10, 512)" in refused(path)
 
 

@@ -40,6 +40,10 @@ class Metadata:
         dataset, seed: of the run.
         epoch: the epoch after which the weights were saved, from 1.
         test_accuracy: at that epoch, 0 to 1.
+        classes: their names, in the order of the outputs.
+        mean, std: of each channel, with which images were normalised.
+
+    A file of an earlier version says neither of the last three, which are None then.
     """
 
     model: str
@@ -50,6 +54,13 @@ class Metadata:
     seed: int
     epoch: int
     test_accuracy: float
+    classes: tuple[str, ...] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+
+NAMES = [field.name for field in fields(Metadata)]
+LATER = ("classes", "mean", "std")
 
 
 def save_checkpoint(path: Path, model: nn.Module, metadata: Metadata) -> None:
@@ -174,33 +185,56 @@ def _metadata(path: Path, text: str | None) -> Metadata:
             f"{path} was written by a newer tinyflow (format {_shown(written)}, this "
             f"one reads up to {FORMAT}): update tinyflow"
         )
-    names = [field.name for field in fields(Metadata)]
-    if missing := [name for name in names if name not in told]:
+    told = dict.fromkeys(LATER) | told
+    if missing := [name for name in NAMES if name not in told]:
         raise Unreadable(
             f"{path} does not say its {', '.join(missing)}, so it was not written by "
             "train.py"
         )
-    for name in names:
-        if (want := _unlike(name, told[name])) is not None:
+    for name in NAMES:
+        want = _unlike(name, told[name]) if name not in LATER else _unlisted(name, told)
+        if want is not None:
             raise Unreadable(
                 f"{path} does not say a usable {name}: {_shown(told[name])} is not "
                 f"{want}"
             )
     told["test_accuracy"] = float(told["test_accuracy"])
-    return Metadata(**{name: told[name] for name in names})
+    for name in LATER:
+        told[name] = None if told[name] is None else tuple(told[name])
+    return Metadata(**{name: told[name] for name in NAMES})
 
 
 def _unlike(name: str, value: Any) -> str | None:
     """What a value of the metadata should be and is not, or None if it is."""
     if name in ("model", "dataset"):
-        good = isinstance(value, str) and 0 < len(value) <= 100 and value.isprintable()
-        return None if good else "a name"
+        return None if _is_name(value, 100) else "a name"
     if name == "test_accuracy":
         good = type(value) in (int, float) and 0 <= value <= 1
         return None if good else "a number from 0 to 1"
     low, high = (0, math.inf) if name == "seed" else (1, 2**63)
     good = type(value) is int and low <= value < high
     return None if good else f"a whole number from {low} on"
+
+
+def _unlisted(name: str, told: dict[str, Any]) -> str | None:
+    """As `_unlike`, of a value for each class or channel; those are known by then."""
+    value = told[name]
+    if value is None:
+        return None
+    if name == "classes":
+        count, what = told["num_classes"], "names"
+        good = isinstance(value, list) and all(_is_name(v, 255) for v in value)
+    else:
+        low = -1e6 if name == "mean" else 1e-6
+        count, what = told["in_channels"], f"numbers from {low:g} to 1e+06"
+        good = isinstance(value, list) and all(
+            type(v) in (int, float) and low <= v <= 1e6 for v in value
+        )
+    return None if good and len(value) == count else f"a list of {count} {what}"
+
+
+def _is_name(value: Any, most: int) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= most and value.isprintable()
 
 
 def _shown(value: Any) -> str:

@@ -317,6 +317,9 @@ class Loop:
             seed=self.config.seed,
             epoch=row.epoch,
             test_accuracy=row.test_accuracy,
+            classes=data.classes,
+            mean=data.mean,
+            std=data.std,
         )
         best = self.result.best
         new_high = row.val_accuracy > (-1 if best is None else best.val_accuracy)
