@@ -209,11 +209,13 @@ def test_checkpoint_round_trip(place: Path) -> None:
     result = train(replace(SMALL, val_split=50))
     assert result.folder is not None and result.best is not None
     model, metadata = load_checkpoint(result.folder, models.find)
+    data = load_dataset("shapes", split="test", limit=100)
+    seen = data.classes, data.mean, data.std
     assert metadata == Metadata(
-        "tiny", 10, 32, 3, "shapes", 0, 2, result.last.test_accuracy
+        "tiny", 10, 32, 3, "shapes", 0, 2, result.last.test_accuracy, *seen
     )
     assert not model.training
-    loader = Loader(load_dataset("shapes", split="test", limit=100), 50, shuffle=False)
+    loader = Loader(data, 50, shuffle=False)
     loss, accuracy = evaluate(model, loader)
     assert loss == pytest.approx(result.last.test_loss, rel=1e-6)
     assert accuracy == result.last.test_accuracy

@@ -10,6 +10,7 @@ import typer
 
 from tinyflow.backend import DeviceError, SettingError, choose_device, explain
 from tinyflow.commands import ending
+from tinyflow.commands.evaluate import evaluate
 from tinyflow.commands.fetching import fetch_shown
 from tinyflow.commands.own import with_own
 from tinyflow.commands.parsing import after_the_command, fail, kinds, named
@@ -163,6 +164,9 @@ def finish(result: Result) -> None:
     print(said)
     if result.interrupted:
         fail(PROGRAM, on, ending.code())
+
+
+app.command("evaluate", cls=COMMAND)(evaluate)
 
 
 def run(zoo: Zoo) -> None:

@@ -18,10 +18,11 @@ from tinyflow.flow.depth import DEPTHS, DepthPoint, iter_depths
 from tinyflow.flow.probe import FlowError
 from tinyflow.flow.progress import Progress
 from tinyflow.flow.settings import MODES, Settings, as_flow_error
-from tinyflow.flow.source import Source, read_config, too_small
+from tinyflow.flow.source import Source, too_small
 from tinyflow.reading import Unreadable
 from tinyflow.train.config import DTYPE
 from tinyflow.train.record import CONFIG
+from tinyflow.train.trained import read_config
 
 BRIEF = ("plain20", "resnet20", "se_resnet20", "quadir_resnet", "quadir_cnn")
 """Networks trained on the spot, to judge claims after training."""

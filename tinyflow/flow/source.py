@@ -7,10 +7,8 @@ every ``summary.json`` and :meth:`Source.conditions` into every title.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from tinyflow import nn
@@ -20,16 +18,12 @@ from tinyflow.data.dataset import FOLDER
 from tinyflow.data.shapes import SHAPES_SIZE
 from tinyflow.flow.probe import FlowError
 from tinyflow.flow.settings import MODES, Settings, as_flow_error
-from tinyflow.network import Network, is_own
-from tinyflow.reading import Unreadable, kind, read_object
+from tinyflow.network import Network
 from tinyflow.train.checkpoint import Metadata, load_checkpoint
-from tinyflow.train.record import CONFIG
+from tinyflow.train.trained import network_of, recorded
 
 DATA_SEED = 0  # of the shapes pictures, whatever the seed of the weights
 POOL = 1000  # shapes drawn, or images of a folder: of these the batch is chosen
-FROM_FILES = (
-    "name their folder with --data-dir or the environment variable TINYFLOW_DATA"
-)
 
 
 @dataclass(frozen=True)
@@ -189,37 +183,14 @@ def _named(settings: Settings, label: str) -> Network:
         if network.label != label:
             raise FlowError(f"leave --model out, which names {network.label}")
         return network
-    if not is_own(label):
-        return settings.find(label)
-    config = read_config(settings.checkpoint)
-    reference = config.get("model")
-    if not isinstance(reference, str) or Path(reference).name != label:
-        raise FlowError(
-            f"it is in a file of somebody's own, and no {CONFIG} beside the weights "
-            f"says where: name it with --model PATH/{label}"
-        )
-    try:
-        network = settings.find(reference)
-        resolved = config.get("resolved")
-        then = resolved.get("model_sha256") if isinstance(resolved, dict) else None
-        if network.sha256 != then:
-            print(
-                f"{network.file} has changed since {settings.checkpoint} was trained; "
-                "its network is taken as it is now",
-                file=sys.stderr,
-            )
-        return network
-    except ValueError as error:
-        raise FlowError(
-            f"{error}; if it has moved, name it with --model PATH/{label}"
-        ) from error
+    return network_of(settings.checkpoint, label, settings.find)
 
 
 def _data(settings: Settings, name: str, size: int | None = None) -> Dataset:
     """The images; those of a folder are given `size` pixels, if that is known."""
     folder = None
     if name != "shapes":
-        folder = settings.data_dir or _recorded(settings, name)
+        folder = settings.data_dir or recorded(settings.checkpoint, name)
     elif "data_dir" in settings.named:
         raise FlowError(
             "shapes is drawn, not read: leave --data-dir out, or name the data set in "
@@ -239,34 +210,3 @@ def _data(settings: Settings, name: str, size: int | None = None) -> Dataset:
             f"images of {name}: choose at most {len(data)}"
         )
     return data
-
-
-def _recorded(settings: Settings, name: str) -> Path:
-    """The folder that the run of the checkpoint took its images from."""
-    try:
-        config = read_config(settings.checkpoint)
-    except Unreadable as error:
-        raise FlowError(
-            f"{name} is read from files, and {error}: {FROM_FILES}"
-        ) from error
-    recorded = config.get("data_dir") if config.get("dataset") == name else None
-    if not isinstance(recorded, str):
-        raise FlowError(f"{name} is read from files: {FROM_FILES}")
-    if not Path(recorded).expanduser().is_dir():
-        raise FlowError(
-            f"{settings.checkpoint} was trained on {name} from {recorded}, which is "
-            f"not there: {FROM_FILES}"
-        )
-    return Path(recorded).expanduser()
-
-
-def read_config(checkpoint: Path | None) -> dict[str, Any]:
-    """The config.json beside some weights or in a run folder; empty if there is none.
-
-    Raises:
-        Unreadable: it is damaged.
-    """
-    if checkpoint is None:
-        return {}
-    path = (checkpoint if checkpoint.is_dir() else checkpoint.parent) / CONFIG
-    return {} if kind(path) == "nothing" else read_object(path)
