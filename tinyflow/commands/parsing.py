@@ -14,9 +14,14 @@ from typer.core import TyperCommand, TyperGroup
 ONCE = ("model", "checkpoint", "dataset", "data_dir", "output")
 
 
+def say(program: str, sentence: str) -> None:
+    """Print one sentence to stderr."""
+    print(f"{program}: {sentence}", file=sys.stderr)
+
+
 def fail(program: str, sentence: str, code: int) -> NoReturn:
     """Print one sentence to stderr and exit."""
-    print(f"{program}: {sentence}", file=sys.stderr)
+    say(program, sentence)
     raise typer.Exit(code)
 
 

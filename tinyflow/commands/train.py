@@ -14,6 +14,7 @@ from tinyflow.commands.evaluate import evaluate
 from tinyflow.commands.fetching import fetch_shown
 from tinyflow.commands.own import with_own
 from tinyflow.commands.parsing import after_the_command, fail, kinds, named
+from tinyflow.commands.predict import predict
 from tinyflow.commands.train_options import configured, read
 from tinyflow.data import DataError
 from tinyflow.flow import FlowError
@@ -167,6 +168,7 @@ def finish(result: Result) -> None:
 
 
 app.command("evaluate", cls=COMMAND)(evaluate)
+app.command("predict", cls=COMMAND)(predict)
 
 
 def run(zoo: Zoo) -> None:
