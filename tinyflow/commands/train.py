@@ -12,6 +12,7 @@ from tinyflow.backend import DeviceError, SettingError, choose_device, explain
 from tinyflow.commands import ending
 from tinyflow.commands.evaluate import evaluate
 from tinyflow.commands.fetching import fetch_shown
+from tinyflow.commands.listing import runs
 from tinyflow.commands.own import with_own
 from tinyflow.commands.parsing import after_the_command, fail, kinds, named
 from tinyflow.commands.predict import predict
@@ -169,6 +170,7 @@ def finish(result: Result) -> None:
 
 app.command("evaluate", cls=COMMAND)(evaluate)
 app.command("predict", cls=COMMAND)(predict)
+app.command("runs", cls=COMMAND)(runs)
 
 
 def run(zoo: Zoo) -> None:

@@ -64,6 +64,18 @@ def _taken(output: Path, claimed: bool) -> ConfigError:
     )
 
 
+def in_use(place: Path) -> bool:
+    """Whether a living process has claimed a folder, as far as the system tells."""
+    try:
+        handle = os.open(place / CLAIM, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        return locked(handle) is False
+    finally:
+        os.close(handle)
+
+
 class RunFolder:
     """A folder that is ours alone until :meth:`end`.
 
