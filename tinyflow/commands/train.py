@@ -10,6 +10,7 @@ import typer
 
 from tinyflow.backend import DeviceError, SettingError, choose_device, explain
 from tinyflow.commands import ending
+from tinyflow.commands.curves import curves
 from tinyflow.commands.evaluate import evaluate
 from tinyflow.commands.fetching import fetch_shown
 from tinyflow.commands.listing import runs
@@ -171,6 +172,7 @@ def finish(result: Result) -> None:
 app.command("evaluate", cls=COMMAND)(evaluate)
 app.command("predict", cls=COMMAND)(predict)
 app.command("runs", cls=COMMAND)(runs)
+app.command("curves", cls=COMMAND)(curves)
 
 
 def run(zoo: Zoo) -> None:
