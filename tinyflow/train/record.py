@@ -17,6 +17,7 @@ from tinyflow.network import Find, count_parameters
 from tinyflow.reading import Unreadable, kind, read_object
 from tinyflow.train.checks import ConfigError
 from tinyflow.train.config import DTYPE, TrainConfig
+from tinyflow.train.git import git_state
 from tinyflow.train.prepare import DATA_SEED, Prepared
 
 CONFIG = "config.json"
@@ -70,6 +71,7 @@ def write_config(config: TrainConfig, ready: Prepared, path: Path) -> None:
         "python": platform.python_version(),
         "numpy": np.__version__,
         "cupy": xp.__version__ if xp is not np else None,
+        "git": git_state(config.model.file.parent if config.model.file else Path()),
     }
     with replacing(path) as partial:
         partial.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
