@@ -243,7 +243,7 @@ def test_folders_of_any_name(
     assert (
         result.folder == Path(name) and load_checkpoint(name, models.find)[1].epoch == 1
     )
-    assert len(os.listdir(name)) == 5
+    assert len(os.listdir(name)) == 6
 
 
 def draw_nothing(path: Path, *rest: object) -> None:

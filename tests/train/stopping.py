@@ -8,8 +8,8 @@ from tests.train.small import SMALL
 from tests.train.small import place as place
 from tinyflow.train.events import Event, Step
 
-TIMES = ("times.csv", "config.json")
-"""What differs between two runs: what the machine took, and where the folder is."""
+TIMES = ("times.csv", "log.txt", "config.json")
+"""What differs between two runs: when, what the machine took, and where it is."""
 
 
 def traced(folder: Path, again: bool = False):

@@ -25,12 +25,12 @@ from tinyflow.train import (
     TrainConfig,
     TrainError,
     evaluate,
+    line,
     load_checkpoint,
     train,
     train_step,
 )
 from tinyflow.train import checkpoint as checkpoint_file
-from tinyflow.train import report as report_file
 from tinyflow.train.curves import draw_curves
 from tinyflow.train.events import Event, Start, Step
 from tinyflow.train.metrics import peak_memory_mb, read_metrics
@@ -48,6 +48,7 @@ def test_command_line_leaves_a_complete_run(place: Path) -> None:
         "config.json",
         "metrics.csv",
         "times.csv",
+        "log.txt",
         "curves.png",
         "last.safetensors",
     }
@@ -309,12 +310,12 @@ def test_reports(
 def test_plain_lines_say_what_remains(
     place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(report_file, "EVERY", 0.0)
+    monkeypatch.setattr("tinyflow.train.report.EVERY", 0.0)
     with PlainReport() as report:
         train(SMALL, report)
     assert "step 3/6" in (lines := capsys.readouterr().out)
     assert lines.count(" left\n") == 12
-    written = [report_file.duration(s) for s in (0.2, 59.6, 100, 725, 7500)]
+    written = [line.duration(s) for s in (0.2, 59.6, 100, 725, 7500)]
     assert written == ["1 s", "1 min 0 s", "1 min 40 s", "12 min", "2 h 5 min"]
 
 
@@ -322,7 +323,8 @@ def test_interrupted_in_the_first_epoch(place: Path) -> None:
     result = train(SMALL, stop_at(1, KeyboardInterrupt))
     assert result.interrupted and not result.rows and result.folder is not None
     files = {path.name for path in result.folder.iterdir()}
-    assert files == {"config.json", "metrics.csv", "times.csv", "state.safetensors"}
+    tables = {"metrics.csv", "times.csv"}
+    assert files == {"config.json", "log.txt", "state.safetensors"} | tables
 
 
 def test_interrupted_in_the_second_epoch(place: Path) -> None:

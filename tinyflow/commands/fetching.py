@@ -10,7 +10,8 @@ from pathlib import Path
 from tinyflow.commands import ending
 from tinyflow.commands.parsing import fail
 from tinyflow.data.download import Fetching, fetch
-from tinyflow.train.report import EVERY, duration, is_live
+from tinyflow.train.line import duration
+from tinyflow.train.report import EVERY, is_live
 
 LIVE = 0.1  # seconds between two states of a line that somebody watches
 

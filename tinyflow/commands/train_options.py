@@ -63,6 +63,7 @@ HELP = {
     "save_every": "When the state of the run is saved: epoch, '5 epochs' or "
     "'200 steps'.",
     "trace_every": "Write the block terms of every so many steps.",
+    "tensorboard": "Write the numbers for TensorBoard, too (needs tensorboardX).",
     "output": "Run folder  [default: runs/<model>-<dataset>-<n>]",
 }
 """What ``--help`` says of each."""

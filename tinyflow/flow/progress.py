@@ -13,7 +13,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from tinyflow.train.report import duration, is_live
+from tinyflow.train.line import duration
+from tinyflow.train.report import is_live
 
 EVERY = 5.0  # seconds between plain lines
 REDRAW = 0.5  # between two looks at the line on a terminal

@@ -5,6 +5,7 @@ from tinyflow.train.checks import ConfigError
 from tinyflow.train.config import TrainConfig
 from tinyflow.train.loop import Result, TrainError
 from tinyflow.train.metrics import EpochRow
+from tinyflow.train.notebook import live_report
 from tinyflow.train.run import resume, train
 from tinyflow.train.step import evaluate, train_step
 
@@ -17,6 +18,7 @@ __all__ = [
     "TrainConfig",
     "TrainError",
     "evaluate",
+    "live_report",
     "load_checkpoint",
     "resume",
     "train",

@@ -86,7 +86,7 @@ def load_checkpoint(
         source: a ``.safetensors`` file, or the folder of a run.
         find: gives the network of a name: ``models.find``, or ``lambda name: mine``
             for one's own.
-        which: which file of a folder, "last" or "best" (best on the test set).
+        which: which file of a folder, "last" or "best" (on validation images).
 
     Returns:
         The network, on the CPU and in evaluation mode, and the metadata.
@@ -113,10 +113,13 @@ def _file(path: Path, which: str) -> Path:
     if found == "folder":
         path = path / f"{which}.safetensors"
         if (found := kind(path)) == "nothing":
-            raise CheckpointError(
-                f"{path.parent} holds no {path.name}: it is not a run folder, or its "
-                "first epoch was not finished; train one with train.py"
+            said = (
+                "it is not a run folder, or its first epoch was not finished; train "
+                "one with train.py"
             )
+            if which == BEST and kind(path.with_name(f"{LAST}.safetensors")) == "file":
+                said = "only validation images (--val-split) choose one; use last"
+            raise CheckpointError(f"{path.parent} holds no {path.name}: {said}")
     if found == "nothing":
         raise CheckpointError(
             f"there is no checkpoint {path}: give a run folder or a .safetensors file"

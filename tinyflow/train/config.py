@@ -95,6 +95,7 @@ class TrainConfig:
         save_every: when the state of the run is saved, so that it can be resumed:
             "epoch", "5 epochs" or "200 steps", or only 200.
         trace_every: stream the block terms of every so many steps, or None.
+        tensorboard: write the numbers for TensorBoard, too.
         output: the run folder to make, or None for ``runs/<model>-<dataset>-<n>``.
     """
 
@@ -141,6 +142,7 @@ class TrainConfig:
     num_classes: int | None = None
     save_every: str = "epoch"
     trace_every: int | None = None
+    tensorboard: bool = False
     output: Path | None = None
 
     @property

@@ -41,6 +41,7 @@ class Step:
     loss: float
     accuracy: float
     images_per_second: float
+    lr: float
 
 
 Event: TypeAlias = Start | Step | Times | EpochRow

@@ -268,12 +268,13 @@ class Loop:
     def _take(self, start: float, images: int, done: Callable[[], StepResult]) -> None:
         """Do or wait for a step, and report it."""
         now = self.position
+        rate = self._rate(self._done())
         try:
             result = done()
         except FloatingPointError as error:
             raise FloatingPointError(
                 f"{error} at step {now.step + 1} of epoch {now.epoch} (learning rate "
-                f"{self._rate(self._done()):.3g})"
+                f"{rate:.3g})"
             ) from None
         now.step += 1
         now.images += images
@@ -282,7 +283,8 @@ class Loop:
         now.norm_sum += result.grad_norm
         now.seconds = time.perf_counter() - start
         means = now.loss_sum / now.images, now.correct / now.images
-        self.report(Step(now.epoch, now.step, *means, now.images / now.seconds))
+        speed = now.images / now.seconds
+        self.report(Step(now.epoch, now.step, *means, speed, rate))
 
     def _finish(self, row: EpochRow, took: Times) -> None:
         """Keep an epoch: its row, its weights, and the state if it is due."""

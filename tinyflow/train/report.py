@@ -8,10 +8,11 @@ import time
 from typing import TYPE_CHECKING
 
 from tinyflow.train.events import Event, Start, Step
+from tinyflow.train.line import Status
 from tinyflow.train.metrics import EpochRow, Times
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
+    from rich.console import Console
 
 METRICS = "loss", "accuracy"
 EVERY = 5.0  # seconds between plain lines within an epoch
@@ -42,21 +43,17 @@ class PlainReport:
         elif isinstance(event, Times):
             self._took = event
             return
-        elif now - self._shown >= EVERY and self._start is not None:
-            self.line(
-                f"epoch {event.epoch}/{self._start.epochs}  "
-                f"step {event.step}/{self._start.steps}  {means(event)}  "
-                f"about {self._left(event, self._start, now - self._begun)} left"
-            )
+        elif now - self._shown >= EVERY and (status := self.status(event)) is not None:
+            self.line(status.text())
         else:
             return
         self._shown = now
 
-    @staticmethod
-    def _left(step: Step, start: Start, passed: float) -> str:
-        done = (step.epoch - 1) * start.steps + step.step
-        left = start.total - done
-        return duration(passed * left / (done - start.done))
+    def status(self, step: Step) -> Status | None:
+        """Where the run is after a step; None before its start was reported."""
+        if self._start is None:
+            return None
+        return Status(self._start, step, time.monotonic() - self._begun)
 
     def line(self, text: str) -> None:
         """Print a line at once, even into a pipe."""
@@ -66,45 +63,30 @@ class PlainReport:
 class BarReport(PlainReport):
     """A live bar for the epoch being trained, and one line per finished epoch."""
 
-    def __init__(self) -> None:
+    def __init__(self, console: Console | None = None) -> None:
         super().__init__()
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeRemainingColumn,
-        )
+        from rich.live import Live
 
-        self._bar: Progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[means]}"),
+        self._status: Status | str = ""
+        self._bar = Live(
+            console=console,
             transient=True,
+            refresh_per_second=10,
+            get_renderable=lambda: self._status,
         )
-        self._task: TaskID | None = None
 
     def __exit__(self, *exc: object) -> None:
         self._bar.stop()
 
     def __call__(self, event: Event) -> None:
-        """Move the bar, or print above it."""
-        if not isinstance(event, Step):
-            super().__call__(event)
+        """Rewrite the line, or print above it."""
+        if isinstance(event, Step):
+            self._status = self.status(event) or ""
+            return
+        super().__call__(event)
         if isinstance(event, Start):
-            self._task = self._bar.add_task(
-                "", total=event.total, completed=event.done, means=""
-            )
+            self._status = ""
             self._bar.start()
-        elif isinstance(event, Step) and self._task is not None and self._start:
-            self._bar.update(
-                self._task,
-                description=f"epoch {event.epoch}/{self._start.epochs}",
-                completed=(event.epoch - 1) * self._start.steps + event.step,
-                means=means(event),
-            )
 
     def line(self, text: str) -> None:
         """Print a line above the bar, or plainly before there is one."""
@@ -122,16 +104,6 @@ def is_live(stream: object) -> bool:
     return bool(terminal) and os.environ.get("TERM") != "dumb"
 
 
-def duration(seconds: float) -> str:
-    """``50 s``, ``1 min 20 s``, ``12 min`` or ``3 h 5 min``."""
-    if seconds < 59.5:
-        return f"{max(seconds, 1):.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s" if minutes < 10 else f"{minutes} min"
-    return f"{minutes // 60} h {minutes % 60} min"
-
-
 def describe(start: Start) -> str:
     """What is trained on what, with what, where."""
     return (
@@ -139,14 +111,7 @@ def describe(start: Start) -> str:
         f"{start.train_images:,} training and {start.test_images:,} test images, "
         f"{start.epochs} epochs of {start.steps} steps, lr {start.lr:g}\n"
         f"device: {start.device} ({start.reason}), {start.kernels}"
-    )
-
-
-def means(step: Step) -> str:
-    """The epoch's means so far."""
-    return (
-        f"loss {step.loss:.3f}  accuracy {100 * step.accuracy:.1f} %  "
-        f"{step.images_per_second:.0f} images/s"
+        + (f"\ngoes on after step {start.done}" if start.done else "")
     )
 
 

@@ -9,6 +9,7 @@ from tinyflow.backend import explain
 from tinyflow.data import DataError
 from tinyflow.kernels.plain.scratch import keep_freed_memory
 from tinyflow.network import Find
+from tinyflow.train.board import check_board
 from tinyflow.train.checks import ConfigError
 from tinyflow.train.config import TrainConfig
 from tinyflow.train.events import Report
@@ -16,6 +17,7 @@ from tinyflow.train.folder import RunFolder
 from tinyflow.train.loop import Loop, Result, Tracer, TrainError, kept
 from tinyflow.train.prepare import prepare
 from tinyflow.train.record import config_of
+from tinyflow.train.recording import recording
 
 
 def silent(event: object) -> None:
@@ -43,7 +45,7 @@ def train(
             kept.
     """
     config.validate()
-    _check_tracer(config, tracer)
+    _check_parts(config, tracer)
     folder = RunFolder(config.output, f"{config.model.name}-{config.dataset}")
     return _guarded(config, folder, report, tracer, None)
 
@@ -74,11 +76,14 @@ def resume(
         DataError, DeviceError, TrainError: see :func:`train`.
     """
     config = config_of(run, find, data_dir)
-    _check_tracer(config, tracer)
+    _check_parts(config, tracer)
     return _guarded(config, RunFolder(run, "", again=True), report, tracer, said)
 
 
-def _check_tracer(config: TrainConfig, tracer: Tracer | None) -> None:
+def _check_parts(config: TrainConfig, tracer: Tracer | None) -> None:
+    """See that what the options ask for beside training can be had."""
+    if config.tensorboard:
+        check_board()
     if config.trace_every is not None and tracer is None:
         raise ConfigError("trace_every needs a tracer, e.g. flow.trace.TraceWriter")
 
@@ -96,8 +101,8 @@ def _guarded(
         keep_freed_memory()
         ready = prepare(config)
         # One stream for steps, testing and saving: each finds what the last one left.
-        with ready.stepper.running():
-            Loop(config, ready, folder, result, report).go(tracer, said)
+        with recording(config, folder, result, report) as to, ready.stepper.running():
+            Loop(config, ready, folder, result, to).go(tracer, to.said(said))
     except KeyboardInterrupt:
         result.interrupted = True
     except TrainError:

@@ -10,6 +10,7 @@ from typing import Any
 
 from tinyflow.reading import Unreadable, kind, read_object, reason
 from tinyflow.train.folder import in_use
+from tinyflow.train.loop import Result
 from tinyflow.train.metrics import EpochRow, read_metrics
 from tinyflow.train.record import CONFIG
 from tinyflow.train.resume import STATE
@@ -67,7 +68,7 @@ class Run:
     @property
     def best(self) -> EpochRow | None:
         """The first epoch of the highest accuracy on the validation images, if any."""
-        return best_of(self.rows)
+        return Result(self.place, self.rows).best
 
     def to_json(self) -> dict[str, Any]:
         """All of it, but for the options."""
@@ -86,21 +87,10 @@ class Run:
             "best": best
             and {
                 "epoch": best.epoch,
-                "val_accuracy": validated(best),
+                "val_accuracy": best.val_accuracy,
                 "test_accuracy": _known(best.test_accuracy),
             },
         }
-
-
-def validated(row: EpochRow) -> float:
-    """Its accuracy on the validation images, or nan."""
-    return getattr(row, "val_accuracy", math.nan)
-
-
-def best_of(rows: list[EpochRow]) -> EpochRow | None:
-    """The first epoch of the highest accuracy on the validation images, if any."""
-    judged = [row for row in rows if not math.isnan(validated(row))]
-    return max(judged, key=validated, default=None)
 
 
 def list_runs(folder: Path) -> list[Run]:

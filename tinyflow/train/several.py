@@ -20,7 +20,8 @@ from tinyflow import __version__
 from tinyflow.atomic import replacing
 from tinyflow.network import Find
 from tinyflow.reading import Unreadable, kind, read_object
-from tinyflow.train.config import ConfigError, TrainConfig
+from tinyflow.train.checks import ConfigError
+from tinyflow.train.config import TrainConfig
 from tinyflow.train.events import Report
 from tinyflow.train.folder import CLAIM, RUNS, check_output, in_use
 from tinyflow.train.loop import Result, Tracer
