@@ -105,11 +105,9 @@ def test_a_series_that_was_stopped_ends_as_if_it_had_not_been(
     begun = train_several(config, 3, stop_in(run, epoch=2))
     assert begun.interrupted and [r.seed for r in begun.runs] == [3, 4, 5][: run - 1]
     kept = {p: p.stat().st_mtime_ns for p in (place / "again").glob(f"seed*/{WEIGHTS}")}
-    told: list[tuple[int, int]] = []
-    done = resume_several(
-        place / "again", models.find, announce=lambda *where: told.append(where)
-    )
-    assert told == [(n, 2 + n) for n in range(run, 4)]
+    told: list[str] = []
+    done = resume_several(place / "again", models.find, announce=told.append)
+    assert told == [f"seed {2 + n}, {n} of 3" for n in range(run, 4)]
     assert not done.interrupted and weights(place / "again") == weights(place / "whole")
     for path in sorted(kept)[: run - 1]:  # what was finished is not touched
         assert path.stat().st_mtime_ns == kept[path]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +15,7 @@ from tinyflow.commands.evaluate import evaluate
 from tinyflow.commands.fetching import fetch_shown
 from tinyflow.commands.listing import runs
 from tinyflow.commands.own import with_own
-from tinyflow.commands.parsing import after_the_command, fail, kinds, named
+from tinyflow.commands.parsing import after_the_command, fail, kinds, named, say
 from tinyflow.commands.predict import predict
 from tinyflow.commands.train_options import configured, read
 from tinyflow.data import DataError
@@ -33,6 +33,7 @@ from tinyflow.train.checks import (
 from tinyflow.train.config import default_epochs
 from tinyflow.train.folder import check_output
 from tinyflow.train.report import terminal_report
+from tinyflow.train.several import Series, is_series, resume_several, train_several
 
 PROGRAM = "train.py"
 COMMAND, GROUP = kinds(PROGRAM)
@@ -68,11 +69,18 @@ def main(
             help="Of --download: address of a copy laid out like a data folder.",
         ),
     ] = None,
+    seeds: Annotated[
+        int | None,
+        typer.Option(
+            help="Train so many times, from --seed on, each in a folder below "
+            "--output, and say how far they lie apart."
+        ),
+    ] = None,
     resume: Annotated[
         Path | None,
         typer.Option(
-            help="Go on with the run in this folder, stopped or killed, as if it had "
-            "not been; all other options are the run's own."
+            help="Go on with the run, or with all the --seeds, in this folder, stopped "
+            "or killed, as if it had not been; all other options are the run's own."
         ),
     ] = None,
     list_models: Annotated[
@@ -84,6 +92,7 @@ def main(
     if context.invoked_subcommand is not None:
         after_the_command(PROGRAM, context)
         return
+    result: Result | Series
     try:
         if list_models:
             classes = configuration["num_classes"]
@@ -93,16 +102,15 @@ def main(
         if resume is not None:
             check_resuming(given)
             with terminal_report() as report:
-                result = go_on(
-                    resume,
-                    with_own(zoo.find),
-                    report,
-                    TraceWriter,
-                    data_dir=configuration["data_dir"],
-                    said=lambda sentence: print(
-                        f"{PROGRAM}: {sentence}", file=sys.stderr
-                    ),
-                )
+                how: Any = {
+                    "data_dir": configuration["data_dir"],
+                    "said": partial(say, PROGRAM),
+                }
+                whose = resume, with_own(zoo.find), report, TraceWriter
+                if is_series(resume):
+                    result = resume_several(*whose, **how, announce=report.line)
+                else:
+                    result = go_on(*whose, **how)
             finish(result)
             return
         if not model:
@@ -119,12 +127,17 @@ def main(
         check_named(config, given)
         if choose_device(config.device)[0] == "cpu":
             for said in idle_on_cpu(given):
-                print(f"{PROGRAM}: {said}", file=sys.stderr)
+                say(PROGRAM, said)
         if download and config.data_dir is not None:
             check_output(config.output)  # before half an hour of waiting, not after
             fetch_shown(PROGRAM, config.dataset, config.data_dir, mirror)
         with terminal_report() as report:
-            result = train(config, report, TraceWriter)
+            if seeds is None:
+                result = train(config, report, TraceWriter)
+            else:
+                result = train_several(
+                    config, seeds, report, TraceWriter, announce=report.line
+                )
     except (ConfigError, SettingError) as error:
         fail(PROGRAM, str(error), 2)
     except (DataError, DeviceError, FlowError, TrainError) as error:
@@ -146,27 +159,45 @@ def _find(find: Find, name: str) -> Network:
         raise ConfigError(str(error)) from error
 
 
-def finish(result: Result) -> None:
-    """Say where the run is and how good it got."""
+def finish(result: Result | Series) -> None:
+    """Say where it is and how good it got."""
     if result.folder is None:
         said = "interrupted before the first step was finished; nothing was kept"
         fail(PROGRAM, said, ending.code())
     on = f"interrupted; --resume {result.folder} goes on where it stopped"
-    if not result.rows:
+    said = summed_up(result) if isinstance(result, Series) else judged(result)
+    if said:
+        print(f"{result.folder}: {said}")
+    if result.interrupted:
         fail(PROGRAM, on, ending.code())
+
+
+def judged(result: Result) -> str:
+    """How good a run got; "" if it has no finished epoch."""
+    if not result.rows:
+        return ""
     last, best = result.last, result.best
     said = (
-        f"{result.folder}: test accuracy {100 * last.test_accuracy:.1f} % after the "
-        f"last epoch ({last.epoch})"
+        f"test accuracy {100 * last.test_accuracy:.1f} % after the last epoch "
+        f"({last.epoch})"
     )
     if best is not None:
         said += (
             f", {100 * best.test_accuracy:.1f} % after the one that was best on the "
             f"validation images ({best.epoch}, {100 * best.val_accuracy:.1f} % of them)"
         )
-    print(said)
-    if result.interrupted:
-        fail(PROGRAM, on, ending.code())
+    return said
+
+
+def summed_up(series: Series) -> str:
+    """How good the finished runs of a series got; "" if there is none."""
+    if series.last is None:
+        return ""
+    n = len(series.runs)
+    said = f"test accuracy {series.last}, after the last epoch"
+    if series.best is not None:
+        said += f"; {series.best}, after the one best on the validation images"
+    return f"{said} ({n} seed{'s' * (n > 1)}: mean ± standard deviation, range)"
 
 
 app.command("evaluate", cls=COMMAND)(evaluate)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from tinyflow import __version__
 from tinyflow.atomic import replacing
@@ -114,9 +114,9 @@ class Series:
             partial.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
 
 
-Begin = Callable[[int], Result]
-Announce = Callable[[int, int], None]
-"""Told, before a seed is trained, its place among the seeds from 1, and the seed."""
+Begin: TypeAlias = Callable[[int], Result]
+Announce: TypeAlias = Callable[[str], None]
+"""Told, before each run, which it is."""
 
 
 def train_several(
@@ -125,7 +125,7 @@ def train_several(
     report: Report = silent,
     tracer: Tracer | None = None,
     *,
-    announce: Announce = lambda place, seed: None,
+    announce: Announce = silent,
 ) -> Series:
     """Train with the seeds s, s + 1, … s + `count` - 1, where s is that of `config`.
 
@@ -164,7 +164,10 @@ def train_several(
 
 def is_series(folder: Path) -> bool:
     """Whether a folder is that of a series."""
-    return kind(folder / SERIES) == "file"
+    try:
+        return kind(folder / SERIES) == "file"
+    except Unreadable:
+        return False
 
 
 def resume_several(
@@ -175,7 +178,7 @@ def resume_several(
     *,
     data_dir: Path | None = None,
     said: Callable[[str], None] = silent,
-    announce: Announce = lambda place, seed: None,
+    announce: Announce = silent,
 ) -> Series:
     """Go on with a series: what is finished stays, what was stopped is resumed.
 
@@ -213,23 +216,39 @@ def resume_several(
 
 def _go(series: Series, begin: Begin, go_on: Begin, announce: Announce) -> None:
     """Train what is not finished, until all is or somebody ends it."""
-    for number, seed in enumerate(series.seeds, 1):
-        assert series.folder is not None
-        place = series.folder / f"seed{seed}"
+    try:
+        series.interrupted = not all(
+            _done(series, number, begin, go_on, announce)
+            for number in range(len(series.seeds))
+        )
+    except KeyboardInterrupt:  # between two runs
+        series.interrupted = True
+
+
+def _done(
+    series: Series,
+    number: int,
+    begin: Begin,
+    go_on: Begin,
+    announce: Announce,
+) -> bool:
+    """Finish one run of a series; False if that was interrupted."""
+    assert series.folder is not None
+    seed, count = series.seeds[number], len(series.seeds)
+    place = series.folder / f"seed{seed}"
+    run = look_at(place)
+    if run is None or run.state != FINISHED:
+        if run is not None and run.state == DAMAGED:
+            raise ConfigError(f"{run.why}: remove {place}, and it is trained again")
+        announce(f"seed {seed}, {number + 1} of {count}")
+        if (begin(seed) if run is None else go_on(seed)).interrupted:
+            return False
         run = look_at(place)
         if run is None or run.state != FINISHED:
-            if run is not None and run.state == DAMAGED:
-                raise ConfigError(f"{run.why}: remove {place}, and it is trained again")
-            announce(number, seed)
-            result = begin(seed) if run is None else go_on(seed)
-            if result.interrupted:
-                series.interrupted = True
-                return
-            run = look_at(place)
-            if run is None or run.state != FINISHED:
-                raise ConfigError(f"{place} was changed while it was trained")
-        series.runs.append(run)
-        series.write()
+            raise ConfigError(f"{place} was changed while it was trained")
+    series.runs.append(run)
+    series.write()
+    return True
 
 
 def _new_folder(config: TrainConfig) -> Path:
