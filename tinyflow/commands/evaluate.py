@@ -22,8 +22,8 @@ from tinyflow.commands.answering import (
     answering,
     ready,
 )
-from tinyflow.commands.parsing import fail, named
-from tinyflow.data import Dataset, Loader
+from tinyflow.commands.parsing import fail, named, say
+from tinyflow.data import ImageSet, Loader
 from tinyflow.flow.progress import Progress
 from tinyflow.flow.show.layout import Column, Table, width, words
 from tinyflow.reading import Unreadable, kind, read_object
@@ -79,6 +79,9 @@ def evaluate(
         if "data_dir" in given and (dataset or trained.told.dataset) == "shapes":
             raise ConfigError("--data-dir is not for shapes, which is drawn")
         data = trained.images(dataset, data_dir, limit_test)
+        if skipped := getattr(data, "skipped", ()):
+            s = "s" * (len(skipped) > 1)
+            say(PROGRAM, f"left out {len(skipped):,} test image{s}, e.g. {skipped[0]}")
         print(f"device: {on}", flush=True)
         loader = Loader(data, batch_size, shuffle=False)
         try:
@@ -105,7 +108,7 @@ def evaluate(
         print(f"written to {place}: {FILE}, {PICTURE}")
 
 
-def described(trained: Trained, data: Dataset) -> str:
+def described(trained: Trained, data: ImageSet) -> str:
     """Which weights, on what."""
     told = trained.told
     return (

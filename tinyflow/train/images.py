@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from tinyflow.data import ImageFolder, ImageSet, load_dataset
 from tinyflow.data.dataset import FOLDER
-from tinyflow.train.report import EVERY, duration
+from tinyflow.train.line import duration
+from tinyflow.train.report import EVERY
 
 if TYPE_CHECKING:
     from tinyflow.train.config import TrainConfig

@@ -12,13 +12,11 @@ from tinyflow import Tensor
 from tinyflow.backend import asarray, asnumpy, device_of
 from tinyflow.data.augment import normalize
 from tinyflow.data.crops import centre_crop, short_side
+from tinyflow.data.dataset import FOLDER
 from tinyflow.data.decode import decode
 from tinyflow.state import in_mode
 from tinyflow.train.checkpoint import Metadata
 from tinyflow.train.trained import Trained
-
-FOLDER = "folder"
-"""What ``--dataset`` calls image files, which are tested with a margin around them."""
 
 
 def pixels(path: Path, told: Metadata) -> NDArray[np.uint8]:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from tinyflow import nn
-from tinyflow.data import DATASETS, Dataset, load_dataset
+from tinyflow.data import DATASETS, ImageSet, load_dataset
+from tinyflow.data.dataset import FOLDER
 from tinyflow.data.shapes import SHAPES_CLASSES, SHAPES_MEAN, SHAPES_STD
 from tinyflow.data.sources import SOURCES
 from tinyflow.network import Find, Network, is_own
@@ -67,7 +68,7 @@ class Trained:
         dataset: str | None = None,
         data_dir: Path | None = None,
         limit: int | None = None,
-    ) -> Dataset:
+    ) -> ImageSet:
         """The test images, to be normalised as those of its training were.
 
         Args:
@@ -82,7 +83,15 @@ class Trained:
         name, told = dataset or self.told.dataset, self.told
         if name in DATASETS and name != "shapes" and data_dir is None:
             data_dir = recorded(self.source, name)
-        data = load_dataset(name, data_dir, "test", limit=limit)
+        of_folder: dict[str, Any] = {}
+        if name == FOLDER:
+            skip = self.config.get("bad_images") == "skip"
+            of_folder = {
+                "image_size": told.image_size,
+                "channels": told.in_channels,
+                "bad_images": "skip" if skip else "refuse",
+            }
+        data: Any = load_dataset(name, data_dir, "test", limit=limit, **of_folder)
         shape = (told.in_channels, told.image_size, told.num_classes)
         if shape != (data.in_channels, data.image_size, data.num_classes):
             raise CheckpointError(
@@ -100,7 +109,9 @@ class Trained:
                 f"{self.source} tells other classes apart than {name} has, {theirs[0]} "
                 f"where that has {theirs[1]}: use --dataset {told.dataset}"
             )
-        return replace(data, mean=told.mean or data.mean, std=told.std or data.std)
+        seen = told.mean or data.mean, told.std or data.std
+        found: ImageSet = replace(data, mean=seen[0], std=seen[1])
+        return found
 
 
 def _shape(channels: int, size: int, classes: int) -> str:
