@@ -13,6 +13,7 @@ from tinyflow import Tensor, nn
 from tinyflow.backend import asarray, asnumpy, device_of, numbers
 from tinyflow.ops import cross_entropy
 from tinyflow.state import in_mode
+from tinyflow.train.criterion import one_label
 from tinyflow.train.step import Batches, served
 
 TOP = 5
@@ -112,7 +113,8 @@ def examine(
     device = next((device_of(p.data) for p in model.parameters()), "cpu")
     quiet = np.errstate(over="ignore", invalid="ignore", divide="ignore")
     with in_mode(model, False), quiet, served(batches.epoch(0)) as epoch:
-        for done, (images, labels) in enumerate(epoch, 1):
+        for done, (images, given) in enumerate(epoch, 1):
+            labels = one_label(given)
             logits = model(Tensor(asarray(images, device)))
             losses.append(cross_entropy(logits, labels, reduction="sum").data)
             found, true = asnumpy(logits.data), asnumpy(labels)
