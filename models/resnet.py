@@ -121,9 +121,9 @@ def drop_deeper(stages: Sequence[nn.Module], p: float, rng: nn.Rng) -> None:
 
     The linear rule of Huang et al. 2016, arXiv:1603.09382, section 3.
     """
-    blocks = [block for each in stages for _, block in each.children()]
+    blocks: list[Any] = [block for each in stages for _, block in each.children()]
     for i, block in enumerate(blocks, 1):
-        if not getattr(block, "shortcuts", False):
+        if not block.shortcuts:
             raise ValueError("stochastic depth needs shortcuts, and this net has none")
         block.drop = nn.StochasticDepth(p * i / len(blocks), rng=rng)
 

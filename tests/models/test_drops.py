@@ -54,9 +54,8 @@ def test_densenet_drops_after_each_convolution_but_the_stem():
 def test_probabilities_rise_linearly_to_the_last_block():
     for name, blocks in (("resnet20", 9), ("resnet50", 16)):
         model = build(name, stochastic_depth=0.5)
-        found = [
-            m.p for _, m in model.named_modules() if isinstance(m, nn.StochasticDepth)
-        ]
+        inside = [module for _, module in model.named_modules()]
+        found = [m.p for m in inside if isinstance(m, nn.StochasticDepth)]
         assert found == pytest.approx([0.5 * i / blocks for i in range(1, blocks + 1)])
 
 
