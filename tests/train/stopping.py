@@ -47,4 +47,5 @@ WHOLE = replace(
     SMALL, epochs=3, augment=True, trace_every=2, clip_grad=1.0, label_smoothing=0.1
 )
 SPLIT = replace(WHOLE, iterations=14, val_split=40, ema=0.9, ema_warm_up=True)
+SPLIT = replace(SPLIT, rand_augment=1, cutout=8, mixup=0.5)
 """Averages, validation images, and a last epoch that is cut short."""

@@ -177,7 +177,7 @@ def test_a_worker_that_is_killed_ends_the_run_and_it_goes_on(
 
     def kill(event: object) -> None:
         if isinstance(event, Step) and (event.epoch, event.step) == (2, 1):
-            pools = [o for o in gc.get_objects() if isinstance(o, Pool)]
+            pools = [o for o in gc.get_objects() if type(o) is Pool]
             for process in (p for pool in pools for p in pool.processes):
                 process.kill()
 

@@ -71,21 +71,6 @@ def cut_out(
         image[:, max(y, 0) : y + side, max(x, 0) : x + side] = 0
 
 
-def subtract_mean(
-    images: NDArray[np.uint8], mean: NDArray[np.float64], dtype: DTypeLike = np.float32
-) -> NDArray[np.floating[Any]]:
-    """Return ``images / 255 - mean``, a mean for each pixel (He et al. 2016).
-
-    Args:
-        images: uint8 (N, C, H, W).
-        mean: (C, H, W), or (N, C, H, W) for images that are cropped, each with its
-            mean: black that came in from outside has a mean of 0 then.
-        dtype: Floating-point type of the result, rounded to once.
-    """
-    out: NDArray[np.floating[Any]] = (images / 255.0 - mean).astype(dtype)
-    return out
-
-
 def normalize(
     images: NDArray[np.uint8],
     mean: Sequence[float],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -11,16 +12,22 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from tinyflow import display
-from tinyflow.data.augment import normalize, random_crop_flip
+from tinyflow.data.augment import cut_out, normalize, random_crop_flip
+from tinyflow.data.augmentation import Augmentation
 from tinyflow.data.base import DataError, ImageSet
+from tinyflow.data.mixing import mixup
+from tinyflow.data.randaugment import rand_augment
 
 RawBatch = tuple[int, NDArray[np.uint8], NDArray[np.int64]]
 """Number of a batch in its epoch, images as bytes (N, C, H, W), and labels (N,)."""
 
-Batch = tuple[NDArray[np.floating[Any]], NDArray[np.int64]]
-"""Normalised images (N, C, H, W) and labels (N,)."""
+Batch = tuple[NDArray[np.floating[Any]], Any]
+"""Normalised images (N, C, H, W) and labels: int64 (N,), or `Mixed` by mixup."""
 
-_ORDER, _AUGMENT = 0, 1
+_ORDER, _CROP, _CHANGE, _CUT, _MIX = range(5)
+
+
+NOTHING = Augmentation()
 
 
 class Loader:
@@ -41,6 +48,7 @@ class Loader:
         *,
         shuffle: bool = True,
         augment: bool = False,
+        more: Augmentation = NOTHING,
         seed: int = 0,
         dtype: DTypeLike = np.float32,
         drop_last: bool = False,
@@ -54,6 +62,7 @@ class Loader:
             augment: Apply `random_crop_flip` with a border of 4 pixels, or what the
                 set itself does instead (`ImageSet.crops`). It mirrors images, which
                 suits objects but not digits or letters.
+            more: What else is done to the images. `raw` has nothing of it.
             seed: Seed of order and augmentation, 0 or more.
             dtype: Floating-point type of the images.
             drop_last: Leave out a last batch smaller than `batch_size`; else
@@ -82,7 +91,7 @@ class Loader:
         self.dataset = dataset
         self.batch_size = batch_size
         self.shuffle = shuffle
-        self.augment = augment
+        self.augment, self.more = augment, more
         self.seed = seed
         self.dtype: np.dtype[Any] = np.dtype(dtype)
         self.drop_last = drop_last
@@ -142,7 +151,7 @@ class Loader:
         data = self.dataset
         order = np.arange(len(data))
         if self.shuffle:
-            order = self._rng(k, _ORDER).permutation(len(data))
+            order = self._rng(k, None, _ORDER).permutation(len(data))
         b = self.batch_size
         chosen = [order[i * b : (i + 1) * b] for i in range(start, len(self))]
         key = (self.seed, k) if self.augment else None
@@ -151,13 +160,31 @@ class Loader:
                 yield index, images, data.labels[batch]
 
     def _batches(self, k: int, raw: Iterator[RawBatch]) -> Iterator[Batch]:
-        mean, std = self.dataset.mean, self.dataset.std
+        mean, std, more = self.dataset.mean, self.dataset.std, self.more
         for index, images, labels in raw:
+            draw = partial(self._rng, k, index)
             if self.shifts:
-                images = random_crop_flip(images, self._rng(k, _AUGMENT, index))
-            yield normalize(images, mean, std, self.dtype), labels
+                images = random_crop_flip(images, draw(_CROP))
+            if more.changes:
+                images = rand_augment(
+                    images,
+                    draw(_CHANGE),
+                    count=more.changes,
+                    magnitude=more.magnitude,
+                )
+            floats = normalize(images, mean, std, self.dtype)
+            if more.cutout:
+                cut_out(floats, draw(_CUT), more.cutout)
+            if more.mixup:
+                yield mixup(floats, labels, draw(_MIX), more.mixup)
+            else:
+                yield floats, labels
 
-    def _rng(self, *key: int) -> np.random.Generator:
-        """Return the generator of one purpose, independent of all others."""
+    def _rng(self, k: int, index: int | None, purpose: int) -> np.random.Generator:
+        """The generator of one purpose, of an epoch or a batch of it.
+
+        Each is independent of all others: what one draws does not shift them.
+        """
+        key = (k, purpose) if index is None else (k, purpose, index)
         sequence = np.random.SeedSequence(self.seed, spawn_key=key)
         return np.random.Generator(np.random.PCG64(sequence))

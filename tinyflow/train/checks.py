@@ -93,6 +93,7 @@ def check_named(config: TrainConfig, named: Collection[str]) -> None:
         ("betas", kind not in ("adam", "adamw"), "is of adam and adamw"),
         ("alpha", kind != "rmsprop", "is of rmsprop"),
         ("eps", kind == "sgd", "is not for sgd"),
+        ("magnitude", config.rand_augment == 0, "is of --rand-augment"),
         ("ema_warm_up", config.ema is None, "is of --ema"),
         ("epochs", "iterations" in named, "is what --iterations decides"),
         ("decay_norms", config.decay == 0, f"is of --weight-decay, 0 with {kind}"),

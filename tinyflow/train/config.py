@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tinyflow.backend import DEVICES
 from tinyflow.data import DATASETS
+from tinyflow.data.augmentation import Augmentation
 from tinyflow.data.folder import BAD_IMAGES, LARGEST, MOST_WORKERS
 from tinyflow.network import Network
 from tinyflow.train.checks import (
@@ -80,6 +81,12 @@ class TrainConfig:
         ema_warm_up: whether the decay is lower at first, see
             :class:`tinyflow.train.ema.EMA`.
         augment: random crop and flip of the training images.
+        rand_augment: changes of RandAugment for each training image; 0 is none.
+        magnitude: of RandAugment, from 0.
+        cutout: side of the square that is cut out of each, in pixels; 0 is none.
+        mixup: α of the blending of images and labels; 0 is none.
+        dropout: probability, where the network has it (None: its own).
+        stochastic_depth: probability that the last branch is dropped, or None.
         seed: of the initial weights, the order of the images and dropout. The shapes
             data set itself is always the one of seed 0, so that runs are comparable.
         device: "auto", "cpu" or "cuda".
@@ -131,6 +138,12 @@ class TrainConfig:
     ema: float | None = None
     ema_warm_up: bool = False
     augment: bool = False
+    rand_augment: int = 0
+    magnitude: float = 9.0
+    cutout: int = 0
+    mixup: float = 0.0
+    dropout: float | None = None
+    stochastic_depth: float | None = None
     seed: int = 0
     device: str = "auto"
     precision: str = "float32"
@@ -173,6 +186,18 @@ class TrainConfig:
             return float(self.weight_decay)
         return WEIGHT_DECAY[self.optimizer_name]
 
+    @property
+    def augmentation(self) -> Augmentation:
+        """What is done to training images besides cropping and mirroring them."""
+        changes = self.rand_augment
+        return Augmentation(changes, self.magnitude, self.cutout, self.mixup)
+
+    @property
+    def model_options(self) -> dict[str, float]:
+        """What the network is built with besides the shape of the data."""
+        named = {"dropout": self.dropout, "stochastic_depth": self.stochastic_depth}
+        return {name: p for name, p in named.items() if p is not None}
+
     def validate(self) -> None:
         """Check everything that needs neither data nor disk.
 
@@ -213,6 +238,12 @@ class TrainConfig:
         number_in("alpha", self.alpha, below=1)
         number_in("eps", self.eps, above=0)
         number_in("ema", self.ema, below=1)
+        number_in("rand-augment", self.rand_augment)
+        number_in("magnitude", self.magnitude)
+        number_in("cutout", self.cutout)
+        number_in("mixup", self.mixup)
+        number_in("dropout", self.dropout, below=1)
+        number_in("stochastic-depth", self.stochastic_depth, below=1)
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             said = ",".join(f"{beta:g}" for beta in self.betas)
             raise ConfigError(

@@ -113,6 +113,7 @@ def prepare(config: TrainConfig) -> Prepared:
         config.batch_size,
         seed=config.seed,
         augment=config.augment,
+        more=config.augmentation,
         dtype=DTYPE,
     )
 
@@ -133,6 +134,7 @@ def prepare(config: TrainConfig) -> Prepared:
             image_size=train_set.image_size,
             in_channels=train_set.in_channels,
             seed=config.seed,
+            **config.model_options,
         )
         with config.model.blamed():
             _try(model, train, min(config.batch_size, 2))  # no batch is smaller
@@ -150,6 +152,11 @@ def prepare(config: TrainConfig) -> Prepared:
         model, optimizer, device, config.label_smoothing, config.clip_grad
     )
     if device == "cuda":
+        if config.augmentation:
+            raise ConfigError(
+                "--rand-augment, --cutout and --mixup work on a CPU only: leave them "
+                "out, or train with --device cpu"
+            )
         precision.choose(config.precision, config.deterministic)
         batches, captured = _on_gpu(config, model, optimizer, [train, *judges], dtype)
         stepper = captured or stepper
