@@ -46,7 +46,7 @@ class DenseLayer(nn.Module):
     Dropout follows each convolution but the stem (section 4.2 of the paper).
     """
 
-    def __init__(self, cin: int, dropout: float, rng: nn.Rng) -> None:
+    def __init__(self, cin: int, rng: nn.Rng, dropout: float = 0.0) -> None:
         self.norm1 = nn.BatchNorm2d(cin)
         self.relu1 = nn.ReLU()
         self.conv1 = conv(cin, BOTTLENECK * GROWTH, 1, rng)
@@ -67,9 +67,11 @@ class DenseLayer(nn.Module):
 class DenseBlock(nn.Module):
     """x₀ and the new maps x₁ … xₗ of its layers, each reading all before it."""
 
-    def __init__(self, cin: int, layers: int, dropout: float, rng: nn.Rng) -> None:
+    def __init__(
+        self, cin: int, layers: int, rng: nn.Rng, dropout: float = 0.0
+    ) -> None:
         for i in range(layers):
-            layer = DenseLayer(cin + i * GROWTH, dropout, rng)
+            layer = DenseLayer(cin + i * GROWTH, rng, dropout)
             setattr(self, f"denselayer{i + 1}", layer)
         self.channels = cin + layers * GROWTH
 
@@ -84,7 +86,7 @@ class DenseBlock(nn.Module):
 class Transition(nn.Module):
     """Between dense blocks: 1x1 convolution to half the channels, 2x2 average."""
 
-    def __init__(self, cin: int, cout: int, dropout: float, rng: nn.Rng) -> None:
+    def __init__(self, cin: int, cout: int, rng: nn.Rng, dropout: float = 0.0) -> None:
         self.norm = nn.BatchNorm2d(cin)
         self.relu = nn.ReLU()
         self.conv = conv(cin, cout, 1, rng)
@@ -113,9 +115,9 @@ class Features(nn.Module):
         for i, count in enumerate(layers, 1):
             if i > 1:
                 kept = int(cin * COMPRESSION)
-                setattr(self, f"transition{i - 1}", Transition(cin, kept, dropout, rng))
+                setattr(self, f"transition{i - 1}", Transition(cin, kept, rng, dropout))
                 cin = kept
-            setattr(self, f"denseblock{i}", DenseBlock(cin, count, dropout, rng))
+            setattr(self, f"denseblock{i}", DenseBlock(cin, count, rng, dropout))
             cin += count * GROWTH
         self.norm5 = nn.BatchNorm2d(cin)
         self.channels = cin

@@ -35,6 +35,7 @@ def test_importing_imports_no_more_than_is_asked_for():
         lambda **k: nn.Linear(3, 4, **k),
         lambda **k: nn.SqueezeExcitation(8, 2, **k),
         lambda **k: nn.Dropout(0.5, **k),
+        lambda **k: nn.StochasticDepth(0.5, **k),
     ],
 )
 def test_a_layer_without_a_generator_says_what_is_missing(layer):

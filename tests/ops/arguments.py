@@ -126,6 +126,7 @@ LAYERS = {
     "MaxPool2d": {"kernel_size": 2, "stride": 2, "padding": 0},
     "AvgPool2d": {"kernel_size": 2, "stride": 2, "padding": 0},
     "Dropout": {"p": 0.5, "rng": rng()},
+    "StochasticDepth": {"p": 0.5, "rng": rng()},
     "SqueezeExcitation": {"channels": 4, "squeezed": 2, "rng": rng()},
 }
 
@@ -246,6 +247,7 @@ OPTIONAL = {  # None is a value of theirs
     ("Conv2d", "rng"),
     ("Linear", "rng"),
     ("Dropout", "rng"),
+    ("StochasticDepth", "rng"),
     ("SqueezeExcitation", "rng"),
 }
 MAY_BE_EMPTY = {"sum", "mean", "amax", "pad"}  # their empty list means something
