@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from tinyflow import Tensor
-from tinyflow.data import Loader, make_shapes
+from tinyflow.data import Loader, loader, make_shapes, picture
 from tinyflow.data.augment import cut_out
 from tinyflow.data.augmentation import Augmentation
 from tinyflow.data.mixing import Mixed, mixup
@@ -19,12 +19,12 @@ def changed(name, m, pixels):
     return np.asarray(CHANGES[name](Image.fromarray(pixels), m)).astype(int)
 
 
-def picture(size=33, seed=0):
+def pixels_of(size=33, seed=0):
     return RNG(seed).integers(0, 256, (size, size, 3), np.uint8)
 
 
 def test_changes_by_their_formulas():
-    x = picture()
+    x = pixels_of()
     old = x.astype(int)
     assert len(CHANGES) == 14
     for m in (-1.0, 1.0):
@@ -63,7 +63,7 @@ def test_changes_by_their_formulas():
 
 @pytest.mark.parametrize("name", sorted(set(CHANGES) - {"autocontrast", "equalize"}))
 def test_nothing_is_changed_at_magnitude_0(name):
-    for x in (picture(), picture()[..., 0]):
+    for x in (pixels_of(), pixels_of()[..., 0]):
         assert (changed(name, 0.0, x) == x).all()
 
 
@@ -138,12 +138,19 @@ def test_the_loss_of_blended_images_is_that_of_pytorch():
         assert float(loss.data) == pytest.approx(theirs.item(), rel=1e-13)
 
 
+def test_each_purpose_has_random_numbers_of_its_own():
+    """Those of a batch and of an image in a folder are counted alike."""
+    purposes = [picture.AUGMENT, loader._ORDER, loader._CROP, loader._CHANGE]
+    purposes += [loader._CUT, loader._MIX]
+    assert len(set(purposes)) == len(purposes) == 6
+
+
 def test_what_one_draws_does_not_shift_the_others():
     data = make_shapes("train", limit=40)
 
     def batch(k=1, start=1, **options):
-        loader = Loader(data, 10, augment=True, more=Augmentation(**options))
-        return next(iter(loader.epoch(k, start=start)))
+        served = Loader(data, 10, augment=True, more=Augmentation(**options))
+        return next(iter(served.epoch(k, start=start)))
 
     plain, _ = batch()
     cut, _ = batch(cutout=8)

@@ -1,6 +1,7 @@
 """A training step is done whole or not at all, and says where it went wrong."""
 
 import os
+import re
 import signal
 
 import numpy as np
@@ -10,6 +11,7 @@ from tinyflow import Tensor, nn, ops
 from tinyflow.kernels.engine import PLAIN, forced
 from tinyflow.optim import SGD, Adam
 from tinyflow.signals import deferred
+from tinyflow.train.overflow import first_bad_value
 from tinyflow.train.step import evaluate, train_step
 
 LABELS = np.array([0, 1, 2, 0])
@@ -148,6 +150,15 @@ def test_overflowing_values_are_named():
     model.fc.weight.data[...] = 3e38
     with pytest.raises(FloatingPointError, match=r"the first such values are .* of fc"):
         train_step(model, images(), LABELS, optimizer)
+    # All features are alike, so that what goes in is known: x, and x · 3e38.
+    x = np.full((2, 3), 2.5, "float32")
+    layer = nn.Linear(3, 2, bias=False, rng=np.random.default_rng(0))
+    layer.weight.data[...] = [[3e38] * 3, [-1.5, 0, 1]]
+    said = "; the first such values are 2 of 4 of "
+    made = r" \(linear of .* from 2\.5 to 2\.5, weight from -1\.5 to 3e\+38\)"
+    with np.errstate(over="ignore", invalid="ignore"):
+        found = first_bad_value(layer, x, np.array([0, 1]))
+    assert re.fullmatch(re.escape(said) + r"\S+" + made, found), found
     model, optimizer, _ = prepared()
     model.fc.bias.data[1] = np.inf
     with pytest.raises(FloatingPointError, match=r"fc\.bias holds 1 such values"):

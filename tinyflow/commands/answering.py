@@ -12,9 +12,8 @@ import typer
 from tinyflow.backend import DeviceError, SettingError, choose_device, explain
 from tinyflow.commands import ending
 from tinyflow.commands.own import with_own
-from tinyflow.commands.parsing import fail
+from tinyflow.commands.parsing import fail, named
 from tinyflow.data import DataError
-from tinyflow.network import Find
 from tinyflow.reading import Unreadable, reason
 from tinyflow.train import CheckpointError, ConfigError, TrainError
 from tinyflow.train.trained import Trained, find_trained
@@ -53,14 +52,17 @@ def answering() -> Iterator[None]:
 
 
 def ready(
-    find: Find, run: Path, which: str, model: str | None, device: str
+    context: typer.Context, run: Path, which: str, model: str | None, device: str
 ) -> tuple[Trained, str]:
     """A trained network on its device, and the device in words.
 
     Raises:
+        ConfigError: --which is named for a file.
         CheckpointError, DeviceError: see there.
     """
+    if "which" in named(context) and not run.is_dir():
+        raise ConfigError("--which is of a run folder: leave it out")
     chosen, why = choose_device(device)
-    trained = find_trained(run, with_own(find), which, model)
+    trained = find_trained(run, with_own(context.obj.find), which, model)
     trained.model.to(chosen)
     return trained, f"{chosen} ({why})"

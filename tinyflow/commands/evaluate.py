@@ -29,6 +29,7 @@ from tinyflow.flow.show.layout import Column, Table, width, words
 from tinyflow.reading import Unreadable, kind, read_object
 from tinyflow.train import ConfigError, TrainConfig
 from tinyflow.train.checkpoint import LAST
+from tinyflow.train.checks import whole_in
 from tinyflow.train.confusion import draw_confusion
 from tinyflow.train.evaluation import TOP, Evaluation, examine
 from tinyflow.train.trained import Trained
@@ -70,13 +71,10 @@ def evaluate(
     with answering():
         place = output or (run if run.is_dir() else run.parent)
         check_place(place)
-        if batch_size < 1:
-            raise ConfigError(f"--batch-size must be 1 or more, not {batch_size}")
-        given = named(context)
-        if "which" in given and not run.is_dir():
-            raise ConfigError("--which is of a run folder: leave it out")
-        trained, on = ready(context.obj.find, run, which, model, device)
-        if "data_dir" in given and (dataset or trained.told.dataset) == "shapes":
+        whole_in("batch-size", batch_size, 1)
+        trained, on = ready(context, run, which, model, device)
+        name = dataset or trained.told.dataset
+        if name == "shapes" and "data_dir" in named(context):
             raise ConfigError("--data-dir is not for shapes, which is drawn")
         data = trained.images(dataset, data_dir, limit_test)
         if skipped := getattr(data, "skipped", ()):

@@ -17,10 +17,10 @@ from tinyflow.commands.answering import (
     answering,
     ready,
 )
-from tinyflow.commands.parsing import fail, named, say
+from tinyflow.commands.parsing import fail, say
 from tinyflow.data import DataError
-from tinyflow.train import ConfigError
 from tinyflow.train.checkpoint import LAST
+from tinyflow.train.checks import whole_in
 from tinyflow.train.prediction import likeliest, pixels, probabilities
 
 
@@ -41,11 +41,8 @@ def predict(
     """Name the likeliest classes of pictures, with their probabilities."""
     answers: list[dict[str, Any]] = []
     with answering():
-        if top < 1:
-            raise ConfigError(f"--top must be 1 or more, not {top}")
-        if "which" in named(context) and not run.is_dir():
-            raise ConfigError("--which is of a run folder: leave it out")
-        trained, _ = ready(context.obj.find, run, which, model, device)
+        whole_in("top", top, 1)
+        trained, _ = ready(context, run, which, model, device)
         told = trained.known()
         for path in images:
             answer: dict[str, Any] = {"image": str(path)}

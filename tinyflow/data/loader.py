@@ -24,8 +24,8 @@ RawBatch = tuple[int, NDArray[np.uint8], NDArray[np.int64]]
 Batch = tuple[NDArray[np.floating[Any]], Any]
 """Normalised images (N, C, H, W) and labels: int64 (N,), or `Mixed` by mixup."""
 
-_ORDER, _CROP, _CHANGE, _CUT, _MIX = range(5)
-
+_ORDER, _CROP, _CHANGE, _CUT, _MIX = 0, 1, 3, 4, 5
+"""What random numbers are for; 2 are the crops of `picture.py`."""
 
 NOTHING = Augmentation()
 

@@ -13,7 +13,7 @@ from tinyflow.data.crops import centre_crop, random_crop
 from tinyflow.data.decode import decode
 
 AUGMENT = 2
-"""What the random numbers are for, beside a Loader's order (0) and augmentation (1)."""
+"""What the random numbers are for; those of a Loader have other numbers."""
 
 
 class Job(NamedTuple):

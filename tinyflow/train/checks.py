@@ -149,8 +149,7 @@ def check_listing(named: Collection[str], num_classes: int | None) -> None:
             "--list-models prints all networks and trains none: leave "
             f"{_flags(others)} out"
         )
-    if num_classes is not None and num_classes < 1:
-        raise ConfigError(f"--num-classes must be 1 or more, not {num_classes}")
+    whole_in("num-classes", num_classes, 1)
 
 
 def idle_on_cpu(named: Collection[str]) -> list[str]:
@@ -173,10 +172,11 @@ def choice(name: str, given: str, known: tuple[str, ...]) -> None:
         raise ConfigError(f"--{name} {given!r} is unknown; choose {', '.join(known)}")
 
 
-def whole_in(name: str, given: int | None, low: int, high: int) -> None:
+def whole_in(name: str, given: int | None, low: int, high: float = math.inf) -> None:
     """Refuse a number that is not from `low` to `high`."""
     if given is not None and not low <= given <= high:
-        raise ConfigError(f"--{name} must be {low} to {high}, not {given}")
+        span = f"{low} to {high}" if high < math.inf else f"{low} or more"
+        raise ConfigError(f"--{name} must be {span}, not {given}")
 
 
 def number_in(

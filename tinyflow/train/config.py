@@ -226,11 +226,9 @@ class TrainConfig:
             ("val-split", self.val_split),
             ("trace-every", self.trace_every),
         ):
-            if number is not None and number < 1:
-                raise ConfigError(f"--{name} must be 1 or more, not {number}")
+            whole_in(name, number, 1)
         interval(self.save_every)
-        if self.seed < 0:
-            raise ConfigError(f"--seed must be 0 or more, not {self.seed}")
+        whole_in("seed", self.seed, 0)
         number_in("lr", self.lr, above=0)
         number_in("clip-grad", self.clip_grad, above=0)
         number_in("weight-decay", self.weight_decay)

@@ -9,12 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyflow import Tensor, nn
-from tinyflow.backend import asarray, asnumpy, device_of, numbers
-from tinyflow.ops import cross_entropy
-from tinyflow.state import in_mode
-from tinyflow.train.criterion import one_label
-from tinyflow.train.step import Batches, served
+from tinyflow import nn
+from tinyflow.backend import asnumpy, numbers
+from tinyflow.train.step import Batches, answers, served
 
 TOP = 5
 
@@ -110,13 +107,9 @@ def examine(
     classes, total = batches.dataset.num_classes, len(batches)
     confusion = np.zeros((classes, classes), np.int64)
     losses, in_top = [], 0
-    device = next((device_of(p.data) for p in model.parameters()), "cpu")
-    quiet = np.errstate(over="ignore", invalid="ignore", divide="ignore")
-    with in_mode(model, False), quiet, served(batches.epoch(0)) as epoch:
-        for done, (images, given) in enumerate(epoch, 1):
-            labels = one_label(given)
-            logits = model(Tensor(asarray(images, device)))
-            losses.append(cross_entropy(logits, labels, reduction="sum").data)
+    with served(answers(model, batches)) as epoch:
+        for done, (logits, labels, loss) in enumerate(epoch, 1):
+            losses.append(loss)
             found, true = asnumpy(logits.data), asnumpy(labels)
             if not np.isfinite(found).all():
                 raise FloatingPointError(
@@ -127,5 +120,5 @@ def examine(
             np.add.at(confusion, (true, taken), 1)
             in_top += int((ranks(found, true) < TOP).sum())
             progress(done / total)
-    loss = sum(numbers(*losses)) / len(batches.dataset)
-    return Evaluation(loss, confusion, in_top)
+    mean = sum(numbers(*losses)) / len(batches.dataset)
+    return Evaluation(mean, confusion, in_top)

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from tinyflow import Tensor
 from tinyflow.backend import asarray, asnumpy, device_of
 from tinyflow.data.augment import normalize
-from tinyflow.data.crops import centre_crop, short_side
+from tinyflow.data.crops import short_side
 from tinyflow.data.dataset import FOLDER
-from tinyflow.data.decode import decode
+from tinyflow.data.picture import Job, picture
 from tinyflow.state import in_mode
 from tinyflow.train.checkpoint import Metadata
 from tinyflow.train.trained import Trained
@@ -31,9 +31,7 @@ def pixels(path: Path, told: Metadata) -> NDArray[np.uint8]:
     """
     size = told.image_size
     short = short_side(size) if told.dataset == FOLDER else size
-    image = centre_crop(decode(path, told.in_channels), size, short)
-    found = np.asarray(image)
-    return found[None] if found.ndim == 2 else found.transpose(2, 0, 1)
+    return picture(Job.of(path, size, short, told.in_channels))
 
 
 def probabilities(

@@ -90,6 +90,11 @@ def prepare(config: TrainConfig) -> Prepared:
     """
     config.validate()
     device, reason = choose_device(config.device)
+    if device == "cuda" and config.augmentation:
+        raise ConfigError(
+            "--rand-augment, --cutout and --mixup work on a CPU only: leave them "
+            "out, or train with --device cpu"
+        )
     kernels = load()[1] if device == "cpu" else "CUDA kernels"
     dtype = precision.activations(config.precision, device)
     train_set, test_set = (
@@ -152,11 +157,6 @@ def prepare(config: TrainConfig) -> Prepared:
         model, optimizer, device, config.label_smoothing, config.clip_grad
     )
     if device == "cuda":
-        if config.augmentation:
-            raise ConfigError(
-                "--rand-augment, --cutout and --mixup work on a CPU only: leave them "
-                "out, or train with --device cpu"
-            )
         precision.choose(config.precision, config.deterministic)
         batches, captured = _on_gpu(config, model, optimizer, [train, *judges], dtype)
         stepper = captured or stepper

@@ -14,7 +14,6 @@ from tinyflow.train.metrics import EpochRow, Times
 if TYPE_CHECKING:
     from rich.console import Console
 
-METRICS = "loss", "accuracy"
 EVERY = 5.0  # seconds between plain lines within an epoch
 
 
@@ -119,7 +118,8 @@ def summary(row: EpochRow, start: Start | None, took: Times | None) -> str:
     """What an epoch measured."""
     parts = [f"epoch {row.epoch}{f'/{start.epochs}' if start else ''}"]
     for name in ("train", "val", "test"):
-        loss, accuracy = (getattr(row, f"{name}_{what}") for what in METRICS)
+        loss = getattr(row, f"{name}_loss")
+        accuracy = getattr(row, f"{name}_accuracy")
         if loss == loss:  # there may be no validation images
             parts.append(f"{name} loss {loss:.3f}  accuracy {100 * accuracy:.1f} %")
     if took is not None:

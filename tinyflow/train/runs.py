@@ -11,7 +11,7 @@ from typing import Any
 from tinyflow.reading import Unreadable, kind, read_object, reason
 from tinyflow.train.folder import in_use
 from tinyflow.train.loop import Result
-from tinyflow.train.metrics import EpochRow, read_metrics
+from tinyflow.train.metrics import METRICS, EpochRow, read_metrics
 from tinyflow.train.record import CONFIG
 from tinyflow.train.resume import STATE
 
@@ -134,7 +134,7 @@ def look_at(place: Path) -> Run | None:
             return None
         begun = path.stat().st_mtime
         config = read_object(path)
-        rows = read_metrics(place / "metrics.csv")
+        rows = read_metrics(place / METRICS)
         state, why = _state(place, config, rows)
     except Unreadable as error:
         why = str(error)

@@ -20,7 +20,7 @@ from tinyflow import __version__
 from tinyflow.atomic import replacing
 from tinyflow.network import Find
 from tinyflow.reading import Unreadable, kind, read_object
-from tinyflow.train.checks import ConfigError
+from tinyflow.train.checks import ConfigError, whole_in
 from tinyflow.train.config import TrainConfig
 from tinyflow.train.events import Report
 from tinyflow.train.folder import CLAIM, RUNS, check_output, in_use
@@ -139,8 +139,7 @@ def train_several(
         ConfigError, DataError, DeviceError, TrainError: see there; the finished runs
             are kept.
     """
-    if not 1 <= count <= MOST:
-        raise ConfigError(f"--seeds must be 1 to {MOST}, not {count}")
+    whole_in("seeds", count, 1, MOST)
     config.validate()
     folder = _new_folder(config)
     seeds = tuple(config.seed + i for i in range(count))

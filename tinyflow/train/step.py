@@ -233,17 +233,29 @@ def evaluate(model: nn.Module, loader: Batches) -> tuple[float, float]:
     own. A GPU is waited for once, after the last batch.
     """
     losses, hits = [], []
-    device = next((device_of(p.data) for p in model.parameters()), "cpu")
-    quiet = np.errstate(over="ignore", invalid="ignore", divide="ignore")
-    with in_mode(model, False), quiet, served(loader.epoch(0)) as batches:
-        for images, labels in batches:
-            logits = model(Tensor(asarray(images, device)))
-            loss = cross_entropy(logits, one_label(labels), reduction="sum")
-            losses.append(loss.data)
+    with served(answers(model, loader)) as batches:
+        for logits, labels, loss in batches:
+            losses.append(loss)
             hits.append(_correct(logits, labels))
     found = numbers(*losses, *hits)
     n = len(losses)
     return sum(found[:n]) / len(loader.dataset), sum(found[n:]) / len(loader.dataset)
+
+
+def answers(model: nn.Module, loader: Batches) -> Iterator[tuple[Tensor, Array, Array]]:
+    """What a model in evaluation mode makes of each batch of epoch 0.
+
+    Logits (N, K), labels (N,), and the sum of the cross-entropy, in nats, where the
+    logits are. In the end each of its modules is put back into its own mode.
+    """
+    device = next((device_of(p.data) for p in model.parameters()), "cpu")
+    quiet = np.errstate(over="ignore", invalid="ignore", divide="ignore")
+    with in_mode(model, False), quiet, served(loader.epoch(0)) as batches:
+        for images, given in batches:
+            labels = one_label(given)
+            logits = model(Tensor(asarray(images, device)))
+            loss = cross_entropy(logits, labels, reduction="sum")
+            yield logits, labels, loss.data
 
 
 def _correct(logits: Tensor, labels: Labels) -> Array:

@@ -10,6 +10,7 @@ import models
 from tests.fakes.host_cudnn import HostCudnn
 from tests.fakes.host_gpu import HostGpu, HostRecorder, gpu_or_skip, here, host_engine
 from tinyflow import nn, ops
+from tinyflow.data.mixing import Mixed
 from tinyflow.kernels.cuda.aside import WINDOW, Aside
 from tinyflow.kernels.cuda.settings import configured
 from tinyflow.kernels.engine import PLAIN, forced
@@ -169,6 +170,20 @@ def test_operands_live_until_their_weight_gradient_is_waited_for() -> None:
         assert [a() is not None for a in alive] == [False] * 2 + [True] * WINDOW
         assert len(gpu.deferred) == 2
     assert len(gpu.deferred) == WINDOW + 2 and not any(a() for a in alive)
+
+
+def test_blended_images_are_not_replayed() -> None:
+    gpu = HostGpu()
+    with host_engine(gpu, HostCudnn(gpu)):
+        eager, replayed = Small().to("cpu"), Small().to("cpu")
+        rates = RULES["sgd"](list(eager.named_parameters()))
+        step, said = captured(gpu, replayed, RULES["sgd"])
+        for i, (images, labels) in enumerate(batches(WARM_UP + 3)):
+            if i == WARM_UP + 1:
+                labels = Mixed(labels, labels[::-1].copy(), 0.25)
+            one = train_step(eager, images, labels, rates)
+            assert step(images, labels).loss == pytest.approx(one.loss, rel=1e-4)
+        assert step.replayed == 2 and len(said) == 1 and "blended" in said[0]
 
 
 def test_a_step_of_another_kind_is_eager_and_the_next_one_replayed() -> None:

@@ -85,6 +85,17 @@ def test_a_gpu_is_tested_in_larger_batches(monkeypatch: pytest.MonkeyPatch) -> N
         assert (ready.train.batch_size, ready.test.batch_size) == (16, size)
 
 
+@pytest.mark.parametrize("option", ["rand_augment", "cutout", "mixup"])
+def test_what_a_gpu_does_not_do_to_images_is_refused_before_they_are_read(
+    monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
+    monkeypatch.setattr(prepare, "choose_device", lambda name: ("cuda", "pretended"))
+    monkeypatch.setattr(prepare, "images_of", None)
+    config = TrainConfig(models.find("resnet20"), **{option: 1})  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="work on a CPU only: leave them out"):
+        prepare.prepare(config)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_gpu_training_leaves_a_run(tmp_path: Path, precision: str) -> None:
