@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from numpy.random import Generator
@@ -75,16 +76,14 @@ def not_finite(array: Array) -> int:
     return int((~array_module(array).isfinite(array)).sum())
 
 
-def _made_from(node: Node) -> str:
+def _made_from(node: Node, leaves: Mapping[Node, tuple[str, Array]]) -> str:
     """By which operator a value was made, and of what values."""
     parts = []
-    for edge in node.edges:
-        x = edge.producer.value
+    for producer in (edge.producer for edge in node.edges):
+        name, x = leaves.get(producer, (producer.name, producer.value))
         if x is not None and x.size and x.dtype.kind in "fV":
-            low, high = float(x.min()), float(x.max())
-            name = edge.producer.name or "its input"
-            parts.append(f"{name} from {low:.3g} to {high:.3g}")
-    return f" ({node.op} of {', '.join(parts)})" if parts else ""
+            parts.append(f"{name} from {float(x.min()):.3g} to {float(x.max()):.3g}")
+    return f" ({node.op} of {', '.join(parts)})" if parts else f" ({node.op})"
 
 
 def first_bad_value(
@@ -105,10 +104,12 @@ def first_bad_value(
     before = Before(model)
     try:
         with Tape(TENSORS) as tape:
-            loss = criterion(model(Tensor(images)), labels, **options)
+            loss = criterion(model(x := Tensor(images)), labels, **options)
+        leaves = {p.node: (n, p.data) for n, p in model.named_parameters()}
+        leaves[x.node] = "the images", images
         for node in tape.nodes:
             if node.value is not None and (bad := not_finite(node.value)):
-                of = f"{node.value.size} of {node.name}{_made_from(node)}"
+                of = f"{node.value.size} of {node.name}{_made_from(node, leaves)}"
                 return f"; the first such values are {bad} of {of}"
         tape.backward(loss)
         for node in reversed(tape.nodes):
