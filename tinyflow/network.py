@@ -62,6 +62,13 @@ class Network:
         """Its label with the whole path: what finds it again."""
         return self.name if self.file is None else f"{self.file}:{self.name}"
 
+    def takes(self, option: str) -> bool:
+        """Whether `make` has a keyword of this name, or takes any."""
+        known = signature(self.make).parameters
+        return option in known or any(
+            p.kind is Parameter.VAR_KEYWORD for p in known.values()
+        )
+
     def build(
         self,
         *,
@@ -81,11 +88,9 @@ class Network:
             ValueError: images too small for it, it is no module with parameters, or
                 `make` takes no such option.
         """
-        known = signature(self.make).parameters
-        if not any(p.kind is Parameter.VAR_KEYWORD for p in known.values()):
-            for name in options:
-                if name not in known:
-                    raise ValueError(f"{self.label} has no {name}: leave it out")
+        for name in options:
+            if not self.takes(name):
+                raise ValueError(f"{self.label} has no {name}: leave it out")
         if image_size < self.smallest:
             raise ValueError(
                 f"{self.name} needs images of at least {self.smallest}x{self.smallest} "

@@ -25,6 +25,10 @@ from tinyflow.train.watching import Plateau, UntilLearned
 RATE = 0.4
 CASES: dict[str, tuple[Factor, Callable[[Any, Any], Any]]] = {
     "linear": (warm_up(7, 0.25), lambda to, o: to.LinearLR(o, 0.25, 1.0, 7)),
+    "held": (
+        warm_up(7, 0.25, held=True),
+        lambda to, o: to.ConstantLR(o, 0.25, 7),
+    ),
     "from 0.01": (warm_up(40, 0.01), lambda to, o: to.LinearLR(o, 0.01, 1.0, 40)),
     "cosine": (cosine(40), lambda to, o: to.CosineAnnealingLR(o, 40)),
     "cosine to a floor": (
@@ -191,6 +195,7 @@ def test_state_of_another_schedule_changes_nothing(state: Any, words: str) -> No
         (lambda: cosine(9, floor=1.5), "floor"),
         (lambda: warm_up(-1), "steps"),
         (lambda: warm_up(3, 2.0), "start"),
+        (lambda: warm_up(3, held=True), "start"),
         (lambda: every(0), "steps"),
         (lambda: multi_step([1], -1.0), "gamma"),
         (lambda: multi_step([-1]), "milestones"),

@@ -1,15 +1,19 @@
-"""``train.py runs``: what lies in a folder of runs, a line each."""
+"""``train.py runs`` and ``train.py recipes``: what there is, a line each."""
 
 from __future__ import annotations
 
 import json
+import shutil
+import textwrap
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from tinyflow.commands.answering import answering
+from tinyflow.commands.train_options import flags
 from tinyflow.train.folder import RUNS
+from tinyflow.train.recipes import LARGE, RECIPES, SMALL
 from tinyflow.train.runs import DAMAGED, STOPPED, Run, list_runs
 
 HEADINGS = ("run", "network", "data", "seed", "epochs", "test %", "best %", "state")
@@ -29,6 +33,27 @@ def runs(
             print(json.dumps([run.to_json() for run in found], allow_nan=False))
         else:
             print(table(found) if found else f"{folder} holds no runs")
+
+
+def recipes() -> None:
+    """List the recipes of --recipe: their sources, and the options they stand for."""
+    shown = []
+    for name, recipe in RECIPES.items():
+        parts = [
+            (of, options)
+            for of, options in ((SMALL, recipe.small), (LARGE, recipe.large))
+            if options is not None
+        ]
+        parts += recipe.own.items()
+        parts += [("with --no-augment", recipe.plain)] if recipe.plain else []
+        lines = [f"{name}: {recipe.source}"]
+        lines += [f"  {of}: {flags(options)}" for of, options in parts]
+        lines += ["  --lr is in proportion to --batch-size"] if recipe.scaled else []
+        lines += [f"  {recipe.note}"] if recipe.note else []
+        width = max(shutil.get_terminal_size().columns, 40)
+        how: Any = {"subsequent_indent": "    ", "break_on_hyphens": False}
+        shown.append("\n".join(textwrap.fill(line, width, **how) for line in lines))
+    print("\n\n".join(shown))
 
 
 def table(found: list[Run]) -> str:

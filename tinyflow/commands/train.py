@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,7 +14,7 @@ from tinyflow.commands import ending
 from tinyflow.commands.curves import curves
 from tinyflow.commands.evaluate import evaluate
 from tinyflow.commands.fetching import fetch_shown
-from tinyflow.commands.listing import runs
+from tinyflow.commands.listing import recipes, runs
 from tinyflow.commands.own import with_own
 from tinyflow.commands.parsing import after_the_command, fail, kinds, named, say
 from tinyflow.commands.predict import predict
@@ -32,6 +33,7 @@ from tinyflow.train.checks import (
 )
 from tinyflow.train.config import default_epochs
 from tinyflow.train.folder import check_output
+from tinyflow.train.recipes import from_recipe
 from tinyflow.train.report import terminal_report
 from tinyflow.train.several import Series, is_series, resume_several, train_several
 
@@ -120,6 +122,8 @@ def main(
             )
         network = _find(zoo.find, model)
         options = read(configuration)
+        if options["recipe"] is not None:
+            options |= _from_recipe(network, options, given)
         if options["epochs"] is None:
             options["epochs"] = default_epochs(network)
         config = TrainConfig(network, **options)
@@ -150,6 +154,18 @@ def main(
             raise
         fail(PROGRAM, sentence, 1)
     finish(result)
+
+
+def _from_recipe(
+    network: Network, options: dict[str, Any], given: Collection[str]
+) -> dict[str, Any]:
+    """The recipe's options, and in place of them those that the user named."""
+    name = options["recipe"]
+    chosen = {option: options[option] for option in given if option in options}
+    taken, left_out = from_recipe(name, network, options["dataset"], chosen)
+    for sentence in left_out:
+        say(PROGRAM, f"--recipe {name}: {sentence}")
+    return taken
 
 
 def _find(find: Find, name: str) -> Network:
@@ -204,6 +220,7 @@ app.command("evaluate", cls=COMMAND)(evaluate)
 app.command("predict", cls=COMMAND)(predict)
 app.command("runs", cls=COMMAND)(runs)
 app.command("curves", cls=COMMAND)(curves)
+app.command("recipes", cls=COMMAND)(recipes)
 
 
 def run(zoo: Zoo) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import Field, fields
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,8 +13,11 @@ import typer
 from tinyflow.network import Network
 from tinyflow.train import ConfigError, TrainConfig
 from tinyflow.train.config import EPOCHS, EPOCHS_LARGE, SCHEDULES
+from tinyflow.train.recipes import RECIPES
 
 HELP = {
+    "recipe": f"A paper's options: {', '.join(RECIPES)}. What else you name stands in "
+    "place of its; 'train.py recipes' prints them.",
     "dataset": "shapes (drawn, needs no files), cifar10, cifar100, cifar100_coarse, "
     "mnist, fashion_mnist, or folder: images in train/<class>/ and val/<class>/.",
     "data_dir": "Folder with the files of --dataset.",
@@ -46,6 +49,7 @@ HELP = {
     "label_smoothing": "Of the training loss, 0 to below 1.",
     "warmup_epochs": "Epochs in which the rate rises.",
     "warmup_start": "Part of the rate at its first step; left out: one step's.",
+    "warmup_constant": "Stay at --warmup-start until the warm-up ends.",
     "slow_until": "A tenth of the rate until an epoch's training accuracy.",
     "clip_grad": "Largest gradient norm.",
     "ema": "Decay of averages of the weights, which are then tested and saved.",
@@ -119,6 +123,20 @@ def read(configuration: dict[str, Any]) -> dict[str, Any]:
         if _is_list(f) and isinstance(text := read[f.name], str):
             read[f.name] = _numbers(f.name, text)
     return read
+
+
+def flags(options: Mapping[str, Any]) -> str:
+    """Options of the configuration as they are written on the command line."""
+    return " ".join(_flag(name, value) for name, value in options.items())
+
+
+def _flag(name: str, value: Any) -> str:
+    flag = name.replace("_", "-")
+    if isinstance(value, bool):
+        return f"--{flag}" if value else f"--no-{flag}"
+    numbers = value if isinstance(value, tuple) else (value,)
+    said = ",".join(f"{n:g}" if isinstance(n, float) else f"{n}" for n in numbers)
+    return f"--{flag} {said}"
 
 
 def _is_list(field: Field[Any]) -> bool:

@@ -39,8 +39,14 @@ def check_schedule(config: TrainConfig) -> None:
     number_in("min-lr", config.min_lr)
     number_in("warmup-start", config.warmup_start, below=1)
     number_in("slow-until", config.slow_until, above=0, below=1)
+    cycle = config.schedule == "onecycle"
+    if config.warmup_constant and config.warmup_start is None and not cycle:
+        raise ConfigError(
+            "--warmup-constant needs --warmup-start: the part of the rate that it "
+            "stays at, as in 0.1"
+        )
     epochs = config.epochs if config.iterations is None else math.inf
-    if config.schedule != "onecycle" and 0 < epochs <= config.warmup_epochs:
+    if not cycle and 0 < epochs <= config.warmup_epochs:
         raise ConfigError(
             f"--warmup-epochs {config.warmup_epochs:g} leaves nothing of --epochs "
             f"{config.epochs}; choose less than that"
@@ -108,8 +114,14 @@ def check_named(config: TrainConfig, named: Collection[str]) -> None:
             )
         ),
         ("warmup_epochs", cycle, "is not for onecycle, which has its own"),
-        ("warmup_start", cycle, "is not for onecycle, which has its own"),
-        ("warmup_start", config.warmup_epochs == 0, "is of --warmup-epochs, here 0"),
+        *(
+            (name, idle, why)
+            for name in ("warmup_start", "warmup_constant")
+            for idle, why in (
+                (cycle, "is not for onecycle, which has its own"),
+                (config.warmup_epochs == 0, "is of --warmup-epochs, here 0"),
+            )
+        ),
         *(
             (name, config.dataset != "folder", "is of --dataset folder")
             for name in ("image_size", "workers", "bad_images")
@@ -166,7 +178,7 @@ def _flags(names: Iterable[str]) -> str:
     return ", ".join(f"--{name.replace('_', '-')}" for name in names)
 
 
-def choice(name: str, given: str, known: tuple[str, ...]) -> None:
+def choice(name: str, given: str, known: Collection[str]) -> None:
     """Refuse what is not one of the known."""
     if given not in known:
         raise ConfigError(f"--{name} {given!r} is unknown; choose {', '.join(known)}")

@@ -18,6 +18,7 @@ from tinyflow.train.checks import (
     number_in,
     whole_in,
 )
+from tinyflow.train.recipes import RECIPES
 
 OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop")
 EPOCHS, EPOCHS_LARGE = 4, 2  # of most networks, and of those for ImageNet
@@ -35,6 +36,8 @@ class TrainConfig:
     Attributes:
         model: the network, e.g. ``models.find("resnet20")``, or one's own:
             ``Network("mine", MyNet)``.
+        recipe: name of the one that `tinyflow.train.recipes.from_recipe` took the
+            options from, for the record.
         dataset: one of ``tinyflow.data.DATASETS``.
         data_dir: folder with the files of the data set; shapes needs none.
         image_size: pixels that the images of "folder" are given; None means 224.
@@ -73,6 +76,7 @@ class TrainConfig:
         warmup_epochs: epochs (fractions too) of linear warm-up.
         warmup_start: the part of the rate that it begins at; None means that the first
             step is a step of the warm-up like the others.
+        warmup_constant: whether it stays at `warmup_start`, which it needs, to its end.
         slow_until: a tenth of the rate until the training accuracy of an epoch is above
             this (He et al. 2016 for ResNet-110: 0.2), or None.
         clip_grad: largest global gradient norm, or None.
@@ -107,6 +111,7 @@ class TrainConfig:
     """
 
     model: Network
+    recipe: str | None = None
     dataset: str = "shapes"
     data_dir: Path | None = None
     image_size: int | None = None
@@ -133,6 +138,7 @@ class TrainConfig:
     label_smoothing: float = 0.0
     warmup_epochs: float = 0.5
     warmup_start: float | None = None
+    warmup_constant: bool = False
     slow_until: float | None = None
     clip_grad: float | None = None
     ema: float | None = None
@@ -209,6 +215,8 @@ class TrainConfig:
                 f"model must be a Network, not {self.model!r}: write models.find(name) "
                 'or Network("mine", MyNet)'
             )
+        if self.recipe is not None:
+            choice("recipe", self.recipe, RECIPES)
         choice("dataset", self.dataset, DATASETS)
         choice("optimizer", self.optimizer_name, OPTIMIZERS)
         choice("schedule", self.schedule, SCHEDULES)

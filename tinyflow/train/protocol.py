@@ -57,7 +57,9 @@ def schedule_of(config: TrainConfig, steps: int, total: int) -> Schedule:
     if config.slow_until is not None:
         factors.append(UntilLearned(config.slow_until))
     if config.schedule != "onecycle":
-        factors.append(warm_up(warmup, config.warmup_start))
+        factors.append(
+            warm_up(warmup, config.warmup_start, held=config.warmup_constant)
+        )
     match config.schedule:
         case "cosine":
             factors.append(cosine(total, warmup, floor))

@@ -71,21 +71,29 @@ class Schedule:
             factor.take(found)
 
 
-def warm_up(steps: int, start: float | None = None) -> Factor:
+def warm_up(steps: int, start: float | None = None, *, held: bool = False) -> Factor:
     """y = s + (1 - s) t / w up to step w, then 1, as PyTorch's LinearLR.
 
     Args:
         steps: w ≥ 0; 0 is no warm-up.
         start: s, the factor of step 0. Without one y = (t + 1) / w, so that the first
             step counts and the w-th is whole.
+        held: y = s up to step w instead, as PyTorch's ConstantLR; needs `start`.
+
+    Raises:
+        ValueError: an argument is out of its range.
     """
     w = number("warm_up", steps, "steps", 0)
     s = None if start is None else number("warm_up", start, "start", 0, 1)
+    if held and s is None:
+        raise ValueError("warm_up: held needs a start to be held at")
 
     def factor(step: int) -> float:
         if step >= w:
             return 1.0
-        return (step + 1) / w if s is None else s + (1 - s) * step / w
+        if s is None:
+            return (step + 1) / w
+        return s if held else s + (1 - s) * step / w
 
     return factor
 
