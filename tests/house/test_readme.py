@@ -1,12 +1,17 @@
 """What the README says can be done as it is written."""
 
 import code
+import json
 import os
 import re
+import shutil
+import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from tests import ROOT
 
@@ -44,6 +49,74 @@ def test_every_python_command_can_be_found():
         r"`((?:pip|pytest|train\.py|analyze\.py) [^`]*)`", README
     ):
         raise AssertionError(f"{command}: say which Python runs it")
+
+
+HOUR = README.split("## Your first hour")[1].split("\n## ")[0]
+
+
+def interrupted(command: list[str], where, environment) -> str:
+    """Run it, and press Ctrl-C after the first epoch; what it said."""
+    said = ""
+    with subprocess.Popen(
+        command,
+        cwd=where,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    ) as running:
+        for line in running.stdout:
+            said += line
+            if line.startswith("epoch 1/3  train loss"):
+                running.send_signal(signal.SIGINT)
+    assert running.returncode == 128 + signal.SIGINT, said
+    return said
+
+
+@pytest.mark.slow
+def test_the_first_hour_is_as_it_is_told(tmp_path):
+    """Every command, in order, and every picture; Ctrl-C where it says so."""
+    for program in ("train.py", "analyze.py"):
+        shutil.copy(ROOT / program, tmp_path)
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+    }
+    environment.pop("TINYFLOW_DATA", None)
+    blocks = re.findall(r"```\n(.*?)```", HOUR, re.S)
+    commands = [line for block in blocks for line in block.splitlines()]
+    assert len(commands) == 8
+    said = []
+    for command in commands:
+        program, *words = command.split()
+        assert program == "python"
+        if "--trace-every" in words:
+            assert shutil.which("cc") or "native" in said[0]
+            said.append(interrupted([sys.executable, *words], tmp_path, environment))
+            assert "--resume runs/resnet20-shapes-1" in said[-1]
+            continue
+        done = subprocess.run(
+            [sys.executable, *words],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=1200,
+        )
+        said.append(done.stdout + done.stderr)
+        built = words == ["-m", "tinyflow.native"]
+        assert done.returncode == 0 or (built and not shutil.which("cc")), said[-1]
+    pictures = re.findall(r"`(runs/\S+\.png)`", HOUR)
+    assert len(pictures) == 5
+    for picture in pictures:
+        with Image.open(tmp_path / picture) as opened:
+            assert min(opened.size) > 500
+    right = float(re.search(r"test accuracy ([\d.]+) %", said[2])[1])
+    assert 60 < right < 72, said[2]  # "about two thirds"
+    told = json.loads((tmp_path / "runs/resnet20-shapes-1/evaluation.json").read_text())
+    names = [row["name"] for row in told["classes"]]
+    frames = told["confusion"][names.index("frame")]
+    assert names[int(np.argmax(frames))] == "ring", said[3]
 
 
 @pytest.mark.slow
