@@ -13,7 +13,7 @@ import struct
 import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -70,11 +70,12 @@ def cifar100(folder: Path) -> None:
 
 
 METADATA = Metadata("tiny", 10, 32, 3, "shapes", 0, 1, 0.5)
+IMAGE = np.linspace(0, 1, 3 * 32 * 32).reshape(3, 32, 32)
 
 
-def checkpoint(folder: Path) -> None:
+def checkpoint(folder: Path, **more: Any) -> None:
     model = models.build_model("tiny")
-    save_checkpoint(folder / "last.safetensors", model, METADATA)
+    save_checkpoint(folder / "last.safetensors", model, replace(METADATA, **more))
 
 
 def trace(folder: Path) -> None:
@@ -134,6 +135,12 @@ KINDS = {
         DataError,
     ),
     "checkpoint": Kind(checkpoint, "last.safetensors", load_run, CheckpointError),
+    "checkpoint with a mean image": Kind(
+        lambda f: checkpoint(f, mean=IMAGE, std=(1.0,) * 3),
+        "last.safetensors",
+        load_run,
+        CheckpointError,
+    ),
     "trace": Kind(trace, "trace.csv", read_trace, FlowError),
     "metrics": Kind(
         metrics, "metrics.csv", lambda f: read_metrics(f / "metrics.csv"), Unreadable

@@ -54,6 +54,7 @@ HELP = {
     "clip_grad": "Largest gradient norm.",
     "ema": "Decay of averages of the weights, which are then tested and saved.",
     "ema_warm_up": "Lower decay at first.",
+    "normalize": "channel (by mean and deviation of each) or pixel (minus mean image).",
     "augment": "Random crop and flip.",
     "rand_augment": "So many random changes of each training image (RandAugment).",
     "magnitude": "Of --rand-augment.",

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import DTypeLike, NDArray
 
-from tinyflow.data.base import DataError
+from tinyflow.data.base import DataError, Mean
+
+T = TypeVar("T", bound=np.generic)
 
 
 def random_crop_flip(
@@ -40,13 +42,18 @@ def random_crop_flip(
         )
     if pad < 0:
         raise DataError(f"The crop border must be 0 or more pixels, not {pad}.")
+    return crop_flip(images, rng, pad)
+
+
+def crop_flip(images: NDArray[T], rng: np.random.Generator, pad: int = 4) -> NDArray[T]:
+    """As `random_crop_flip`, of any dtype: 0 is what comes in from outside."""
     count, _, height, width = images.shape
     top = rng.integers(0, 2 * pad + 1, count)
     left = rng.integers(0, 2 * pad + 1, count)
     mirror = rng.integers(0, 2, count).astype(bool)
     padded = np.pad(images, ((0, 0), (0, 0), (pad, pad), (pad, pad)))
     windows = sliding_window_view(padded, (height, width), axis=(2, 3))
-    cropped: NDArray[np.uint8] = windows[np.arange(count), :, top, left]
+    cropped: NDArray[T] = windows[np.arange(count), :, top, left]
     cropped[mirror] = cropped[mirror][..., ::-1]
     return cropped
 
@@ -73,25 +80,26 @@ def cut_out(
 
 def normalize(
     images: NDArray[np.uint8],
-    mean: Sequence[float],
+    mean: Mean | Sequence[float],
     std: Sequence[float],
     dtype: DTypeLike = np.float32,
 ) -> NDArray[np.floating[Any]]:
-    """Return ``(images / 255 - mean) / std`` for each channel.
+    """Return ``(images / 255 - mean) / std`` for each channel, or each pixel.
 
     Args:
         images: uint8 (N, C, H, W).
-        mean: C means of the pixels scaled to 0..1.
+        mean: C means of the pixels scaled to 0..1, or an image of them, (C, H, W),
+            or one for each image, (N, C, H, W).
         std: C positive standard deviations of the pixels scaled to 0..1.
         dtype: Floating-point type of the result.
 
     Returns:
-        Array of `dtype`, shape (N, C, H, W). The 256 possible values of a channel
-        are computed in float64 and rounded once to `dtype`.
+        Array of `dtype`, shape (N, C, H, W): computed in float64 and rounded once to
+        `dtype`.
 
     Raises:
-        DataError: If the images are not uint8 (N, C, H, W), `mean` or `std` has
-            not C values, or `dtype` is not a floating-point type.
+        DataError: If the images are not uint8 (N, C, H, W), `mean` is none of these,
+            `std` has not C values, or `dtype` is not a floating-point type.
     """
     kind = np.dtype(dtype)
     if kind.kind != "f":
@@ -101,14 +109,23 @@ def normalize(
             "Normalisation needs uint8 images of shape (N, C, H, W), not "
             f"{images.dtype} of shape {images.shape}."
         )
-    channels = images.shape[1]
-    if len(mean) != channels or len(std) != channels:
+    channels, shape = images.shape[1], np.shape(mean)
+    if len(shape) > 1 and shape not in (images.shape[1:], images.shape):
+        raise DataError(
+            f"A mean image of shape {shape} does not fit images of shape "
+            f"{images.shape[1:]}."
+        )
+    if (len(shape) == 1 and len(mean) != channels) or len(std) != channels:
         raise DataError(
             f"Images of {channels} channels need as many means and standard "
             f"deviations, not {len(mean)} and {len(std)}."
         )
     levels = np.arange(256) / 255.0
-    out: NDArray[np.floating[Any]] = np.empty(images.shape, kind)
+    if len(shape) > 1:
+        scale = np.reshape(std, (channels, 1, 1))
+        out: NDArray[np.floating[Any]] = ((levels[images] - mean) / scale).astype(kind)
+        return out
+    out = np.empty(images.shape, kind)
     for channel in range(channels):
         table = ((levels - mean[channel]) / std[channel]).astype(kind)
         out[:, channel] = table[images[:, channel]]

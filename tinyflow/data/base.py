@@ -10,13 +10,16 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tinyflow.data.sources import Source
 from tinyflow.reading import Unreadable, kind, opened
+
+Mean: TypeAlias = tuple[float, ...] | NDArray[np.float64]
+"""Of C channels, or of each pixel, (C, S, S)."""
 
 
 class DataError(Exception):
@@ -30,14 +33,15 @@ class ImageSet(ABC):
         name: short name of the set, used in messages.
         labels: int64 array of shape (N,), values 0..len(classes) - 1.
         classes: class names; the label is the index.
-        mean: C per-channel means of the pixels scaled to 0..1.
+        mean: C per-channel means of the pixels scaled to 0..1, or the mean image,
+            float64 (C, S, S).
         std: C per-channel standard deviations of the pixels scaled to 0..1.
     """
 
     name: str
     labels: NDArray[np.int64]
     classes: tuple[str, ...]
-    mean: tuple[float, ...]
+    mean: Mean
     std: tuple[float, ...]
 
     def __len__(self) -> int:
@@ -117,8 +121,7 @@ class Dataset(ImageSet):
         images: uint8 array of shape (N, C, H, W) with H == W, values 0..255.
         labels: int64 array of shape (N,), values 0..len(classes) - 1.
         classes: Class names; the label is the index.
-        mean: C per-channel means of the pixels scaled to 0..1.
-        std: C per-channel standard deviations of the pixels scaled to 0..1.
+        mean, std: see ImageSet.
 
     Raises:
         DataError: If any of the above does not hold.
@@ -128,7 +131,7 @@ class Dataset(ImageSet):
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
     classes: tuple[str, ...]
-    mean: tuple[float, ...]
+    mean: Mean
     std: tuple[float, ...]
 
     def __post_init__(self) -> None:
@@ -153,6 +156,11 @@ class Dataset(ImageSet):
             raise DataError(
                 f"{self.name}: mean and std need one value for each of the "
                 f"{channels} channels, not {len(self.mean)} and {len(self.std)}."
+            )
+        if (shape := np.shape(self.mean)) not in ((channels,), self.shape):
+            raise DataError(
+                f"{self.name}: the mean image must be of shape {self.shape} like the "
+                f"images, not {shape}."
             )
         if not all(value > 0 for value in self.std):
             raise DataError(f"{self.name}: std must be positive, not {self.std}.")

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyflow.data.base import DataError, Dataset, ImageSet, check_limit
+from tinyflow.data.base import DataError, Dataset, ImageSet, Mean, check_limit
 from tinyflow.data.crops import short_side
 from tinyflow.data.picture import Job, picture
 from tinyflow.data.pool import POSSIBLE, Made, Pool
@@ -70,7 +70,7 @@ class ImageFolder(ImageSet):
     sizes: NDArray[np.int64]
     labels: NDArray[np.int64]
     classes: tuple[str, ...]
-    mean: tuple[float, ...]
+    mean: Mean
     std: tuple[float, ...]
     size: int
     short: int

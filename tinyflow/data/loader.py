@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from tinyflow import display
-from tinyflow.data.augment import cut_out, normalize, random_crop_flip
+from tinyflow.data.augment import crop_flip, cut_out, normalize, random_crop_flip
 from tinyflow.data.augmentation import Augmentation
 from tinyflow.data.base import DataError, ImageSet
 from tinyflow.data.mixing import mixup
@@ -70,8 +70,9 @@ class Loader:
 
         Raises:
             DataError: If the set is empty, `batch_size` is below 1, or above the
-                size of the set with `drop_last`, if `seed` is negative, or if
-                `dtype` is not a floating-point type.
+                size of the set with `drop_last`, if `seed` is negative, if
+                `dtype` is not a floating-point type, or if the set has a mean image
+                and crops by itself.
         """
         if len(dataset) == 0:
             raise DataError(f"{dataset.name} holds no images, so there is no batch.")
@@ -87,6 +88,11 @@ class Loader:
         if np.dtype(dtype).kind != "f":
             raise DataError(
                 f"The loader's dtype must be a float type, not {np.dtype(dtype)}."
+            )
+        if augment and dataset.crops and np.ndim(dataset.mean) > 1:
+            raise DataError(
+                f"{dataset.name} crops its images by itself, where a mean image cannot "
+                "follow: augment nothing, or give it a mean for each channel."
             )
         self.dataset = dataset
         self.batch_size = batch_size
@@ -126,7 +132,8 @@ class Loader:
 
         Returns:
             An iterator of ``(images, labels)``: images of `dtype` (N, C, H, W)
-            normalised with the set's mean and std, labels int64 (N,). Both are
+            normalised with the set's mean and std (a pixel that a crop brings in from
+            outside is 0 where the mean is an image), labels int64 (N,). Both are
             new arrays that the caller may change.
 
         Raises:
@@ -160,10 +167,12 @@ class Loader:
                 yield index, images, data.labels[batch]
 
     def _batches(self, k: int, raw: Iterator[RawBatch]) -> Iterator[Batch]:
-        mean, std, more = self.dataset.mean, self.dataset.std, self.more
+        std, more = self.dataset.std, self.more
         for index, images, labels in raw:
-            draw = partial(self._rng, k, index)
+            draw, mean = partial(self._rng, k, index), self.dataset.mean
             if self.shifts:
+                if np.ndim(mean) > 1:  # it is cut and mirrored as the images are
+                    mean = crop_flip(np.broadcast_to(mean, images.shape), draw(_CROP))
                 images = random_crop_flip(images, draw(_CROP))
             if more.changes:
                 images = rand_augment(

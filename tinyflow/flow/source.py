@@ -11,6 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from tinyflow import nn
 from tinyflow.backend import choose_device
 from tinyflow.data import Batch, Dataset, Loader, load_dataset
@@ -20,7 +22,7 @@ from tinyflow.flow.probe import FlowError
 from tinyflow.flow.settings import MODES, Settings, as_flow_error
 from tinyflow.network import Network
 from tinyflow.train.checkpoint import Metadata, load_checkpoint
-from tinyflow.train.trained import network_of, recorded
+from tinyflow.train.trained import network_of, recorded, seen
 
 DATA_SEED = 0  # of the shapes pictures, whatever the seed of the weights
 POOL = 1000  # shapes drawn, or images of a folder: of these the batch is chosen
@@ -118,13 +120,17 @@ class Source:
                 "trained_on": self.told.dataset,
                 "test_accuracy": self.told.test_accuracy,
             }
+        if np.ndim(data.mean) > 1:
+            weights["mean_image"] = True
         return {
             "dataset": data.name,
             "classes": data.num_classes,
             "class_names": list(data.classes),
             "channels": data.in_channels,
             "image_size": data.image_size,
-            "pixel_mean": list(data.mean),
+            "pixel_mean": np.reshape(data.mean, (data.in_channels, -1))
+            .mean(1)
+            .tolist(),
             "pixel_std": list(data.std),
             "normalisation": MODES[s.mode],
             "batch_size": s.batch_size,
@@ -167,7 +173,7 @@ def find_source(settings: Settings) -> Source:
                 f"{settings.checkpoint} was trained on {told.dataset}, whose images "
                 f"are not like those of {data.name}: use --dataset {told.dataset}"
             )
-        return Source(settings, data, device, model, found[0], told)
+        return Source(settings, seen(data, told), device, model, found[0], told)
 
 
 def _named(settings: Settings, label: str) -> Network:

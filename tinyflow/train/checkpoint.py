@@ -13,14 +13,17 @@ import numpy as np
 
 from tinyflow import nn
 from tinyflow.backend import asnumpy
+from tinyflow.data import mean_image
+from tinyflow.data.base import Mean
 from tinyflow.network import Find
 from tinyflow.reading import Unreadable, kind, parse_object
 from tinyflow.tensorfile import TensorFile, open_tensors, write_tensors
 
 LAST, BEST = "last", "best"
 KEY = "tinyflow"  # of our entry in the file's metadata
-FORMAT = 1
-"""Of that entry. A key more is no new format, since unknown keys are ignored."""
+FORMAT, NEWEST = 1, 2
+"""Of that entry, the newest where its mean is an image. A key more is no new format,
+since unknown keys are ignored."""
 SPARE = 1_000_000
 """Numbers a network may have beyond what its file holds and still be built: then the
 sentence that refuses it can name the weight that differs."""
@@ -41,7 +44,8 @@ class Metadata:
         epoch: the epoch after which the weights were saved, from 1.
         test_accuracy: at that epoch, 0 to 1.
         classes: their names, in the order of the outputs.
-        mean, std: of each channel, with which images were normalised.
+        mean, std: of each channel, with which images were normalised; or the mean image
+            and ones.
 
     A file of an earlier version says neither of the last three, which are None then.
     """
@@ -55,7 +59,7 @@ class Metadata:
     epoch: int
     test_accuracy: float
     classes: tuple[str, ...] | None = None
-    mean: tuple[float, ...] | None = None
+    mean: Mean | None = None
     std: tuple[float, ...] | None = None
 
 
@@ -74,6 +78,8 @@ def save_checkpoint(path: Path, model: nn.Module, metadata: Metadata) -> None:
     """
     tensors = {name: asnumpy(array) for name, array in model.state_dict().items()}
     entry = {"format": FORMAT, **asdict(metadata)}
+    if isinstance(metadata.mean, np.ndarray):
+        entry |= {"format": NEWEST, "mean": mean_image.written(metadata.mean)}
     write_tensors(path, tensors, {KEY: json.dumps(entry)})
 
 
@@ -183,10 +189,10 @@ def _metadata(path: Path, text: str | None) -> Metadata:
     written = told.get("format", FORMAT)
     if type(written) is not int or written < 1:
         raise Unreadable(f"{path} does not say its format: {_shown(written)}")
-    if written > FORMAT:
+    if written > NEWEST:
         raise CheckpointError(
             f"{path} was written by a newer tinyflow (format {_shown(written)}, this "
-            f"one reads up to {FORMAT}): update tinyflow"
+            f"one reads up to {NEWEST}): update tinyflow"
         )
     told = dict.fromkeys(LATER) | told
     if missing := [name for name in NAMES if name not in told]:
@@ -203,7 +209,10 @@ def _metadata(path: Path, text: str | None) -> Metadata:
             )
     told["test_accuracy"] = float(told["test_accuracy"])
     for name in LATER:
-        told[name] = None if told[name] is None else tuple(told[name])
+        if isinstance(told[name], list):
+            told[name] = tuple(told[name])
+    if isinstance(told["mean"], dict):
+        told["mean"] = mean_image.read(told["mean"], _shape(told))
     return Metadata(**{name: told[name] for name in NAMES})
 
 
@@ -224,6 +233,10 @@ def _unlisted(name: str, told: dict[str, Any]) -> str | None:
     value = told[name]
     if value is None:
         return None
+    if name == "mean" and isinstance(value, dict):
+        shape = _shape(told)
+        good = mean_image.read(value, shape) is not None
+        return None if good else f"a whole mean image of shape {shape}"
     if name == "classes":
         count, what = told["num_classes"], "names"
         good = isinstance(value, list) and all(_is_name(v, 255) for v in value)
@@ -234,6 +247,11 @@ def _unlisted(name: str, told: dict[str, Any]) -> str | None:
             type(v) in (int, float) and low <= v <= 1e6 for v in value
         )
     return None if good and len(value) == count else f"a list of {count} {what}"
+
+
+def _shape(told: dict[str, Any]) -> tuple[int, int, int]:
+    """Of an image, (C, S, S)."""
+    return told["in_channels"], told["image_size"], told["image_size"]
 
 
 def _is_name(value: Any, most: int) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 from tinyflow.backend import DEVICES
 from tinyflow.data import DATASETS
 from tinyflow.data.augmentation import Augmentation
+from tinyflow.data.dataset import FOLDER
 from tinyflow.data.folder import BAD_IMAGES, LARGEST, MOST_WORKERS
 from tinyflow.network import Network
 from tinyflow.train.checks import (
@@ -25,6 +26,7 @@ EPOCHS, EPOCHS_LARGE = 4, 2  # of most networks, and of those for ImageNet
 WEIGHT_DECAY = {"sgd": 5e-4, "adam": 0.0, "adamw": 0.01, "rmsprop": 0.0}
 SCHEDULES = ("constant", "cosine", "step", "exponential", "onecycle", "plateau")
 MILESTONES = (0.5, 0.75)  # of all steps (He et al. 2016)
+NORMALIZE = ("channel", "pixel")
 PRECISIONS = ("float32", "tf32", "bfloat16")
 DTYPE = "float32"  # of parameters, statistics and loss, whatever the precision
 
@@ -84,6 +86,9 @@ class TrainConfig:
             them the averages are what is validated, tested and saved.
         ema_warm_up: whether the decay is lower at first, see
             :class:`tinyflow.train.ema.EMA`.
+        normalize: one of `NORMALIZE`: (x / 255 - mean) / std of each channel, or minus
+            the mean image of the images that are trained on, in place of both (He et
+            al. 2015), which validation and test images are given, too.
         augment: random crop and flip of the training images.
         rand_augment: changes of RandAugment for each training image; 0 is none.
         magnitude: of RandAugment, from 0.
@@ -143,6 +148,7 @@ class TrainConfig:
     clip_grad: float | None = None
     ema: float | None = None
     ema_warm_up: bool = False
+    normalize: str = "channel"
     augment: bool = False
     rand_augment: int = 0
     magnitude: float = 9.0
@@ -221,6 +227,7 @@ class TrainConfig:
         choice("optimizer", self.optimizer_name, OPTIMIZERS)
         choice("schedule", self.schedule, SCHEDULES)
         choice("precision", self.precision, PRECISIONS)
+        choice("normalize", self.normalize, NORMALIZE)
         choice("device", self.device, DEVICES)
         choice("bad-images", self.bad_images, BAD_IMAGES)
         whole_in("image-size", self.image_size, 1, LARGEST)
@@ -260,6 +267,11 @@ class TrainConfig:
         if self.nesterov and self.momentum == 0:
             raise ConfigError("--nesterov needs a --momentum above 0")
         check_schedule(self)
+        if self.normalize == "pixel" and self.dataset == FOLDER:
+            raise ConfigError(
+                "--normalize pixel needs images that lie in memory, as those of folder "
+                "do not: leave it out"
+            )
         if self.augment and self.dataset == "mnist":
             raise ConfigError(
                 "--augment mirrors images, which changes digits: leave it out for mnist"

@@ -47,7 +47,7 @@ def probabilities(
     Raises:
         FloatingPointError: an output of the network is not finite.
     """
-    x = normalize(images, told.mean or (), told.std or ())
+    x = normalize(images, () if told.mean is None else told.mean, told.std or ())
     model = trained.model
     device = next((device_of(p.data) for p in model.parameters()), "cpu")
     with in_mode(model, False), np.errstate(over="ignore", invalid="ignore"):

@@ -13,6 +13,7 @@ import numpy as np
 from tinyflow import Tensor, nn
 from tinyflow.backend import choose_device
 from tinyflow.data import ImageSet, Loader
+from tinyflow.data.mean_image import centred, mean_image
 from tinyflow.kernels.native.library import load
 from tinyflow.optim import Optimizer
 from tinyflow.train import precision
@@ -90,10 +91,10 @@ def prepare(config: TrainConfig) -> Prepared:
     """
     config.validate()
     device, reason = choose_device(config.device)
-    if device == "cuda" and config.augmentation:
+    if device == "cuda" and (config.augmentation or config.normalize == "pixel"):
         raise ConfigError(
-            "--rand-augment, --cutout and --mixup work on a CPU only: leave them "
-            "out, or train with --device cpu"
+            "--rand-augment, --cutout, --mixup and --normalize pixel work on a CPU "
+            "only: leave them out, or train with --device cpu"
         )
     kernels = load()[1] if device == "cpu" else "CUDA kernels"
     dtype = precision.activations(config.precision, device)
@@ -113,6 +114,10 @@ def prepare(config: TrainConfig) -> Prepared:
             f"--batch-size {config.batch_size} is more than the {len(train_set)} "
             f"training images: choose at most {len(train_set)}"
         )
+    if config.normalize == "pixel":
+        mean = mean_image(train_set.in_memory().images)
+        train_set, test_set = (centred(s, mean) for s in (train_set, test_set))
+        val_set = val_set and centred(val_set, mean)
     train = Loader(
         train_set,
         config.batch_size,

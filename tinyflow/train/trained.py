@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tinyflow import nn
 from tinyflow.data import DATASETS, ImageSet, load_dataset
@@ -18,6 +18,7 @@ from tinyflow.reading import Unreadable, kind, read_object
 from tinyflow.train.checkpoint import LAST, CheckpointError, Metadata, load_checkpoint
 from tinyflow.train.record import CONFIG
 
+Images = TypeVar("Images", bound=ImageSet)
 FROM_FILES = (
     "name their folder with --data-dir or the environment variable TINYFLOW_DATA"
 )
@@ -91,7 +92,7 @@ class Trained:
                 "channels": told.in_channels,
                 "bad_images": "skip" if skip else "refuse",
             }
-        data: Any = load_dataset(name, data_dir, "test", limit=limit, **of_folder)
+        data = load_dataset(name, data_dir, "test", limit=limit, **of_folder)
         shape = (told.in_channels, told.image_size, told.num_classes)
         if shape != (data.in_channels, data.image_size, data.num_classes):
             raise CheckpointError(
@@ -109,9 +110,15 @@ class Trained:
                 f"{self.source} tells other classes apart than {name} has, {theirs[0]} "
                 f"where that has {theirs[1]}: use --dataset {told.dataset}"
             )
-        seen = told.mean or data.mean, told.std or data.std
-        found: ImageSet = replace(data, mean=seen[0], std=seen[1])
-        return found
+        return seen(data, told)
+
+
+def seen(data: Images, told: Metadata) -> Images:
+    """An image set as a network sees it: normalised as it was in its training."""
+    given = {"mean": told.mean, "std": told.std}
+    part: Any = data
+    found: Images = replace(part, **{n: v for n, v in given.items() if v is not None})
+    return found
 
 
 def _shape(channels: int, size: int, classes: int) -> str:

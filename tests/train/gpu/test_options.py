@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -85,13 +86,17 @@ def test_a_gpu_is_tested_in_larger_batches(monkeypatch: pytest.MonkeyPatch) -> N
         assert (ready.train.batch_size, ready.test.batch_size) == (16, size)
 
 
-@pytest.mark.parametrize("option", ["rand_augment", "cutout", "mixup"])
+@pytest.mark.parametrize(
+    "option",
+    [{"rand_augment": 1}, {"cutout": 1}, {"mixup": 1}, {"normalize": "pixel"}],
+    ids=str,
+)
 def test_what_a_gpu_does_not_do_to_images_is_refused_before_they_are_read(
-    monkeypatch: pytest.MonkeyPatch, option: str
+    monkeypatch: pytest.MonkeyPatch, option: dict[str, Any]
 ) -> None:
     monkeypatch.setattr(prepare, "choose_device", lambda name: ("cuda", "pretended"))
     monkeypatch.setattr(prepare, "images_of", None)
-    config = TrainConfig(models.find("resnet20"), **{option: 1})  # type: ignore[arg-type]
+    config = TrainConfig(models.find("resnet20"), **option)
     with pytest.raises(ConfigError, match="work on a CPU only: leave them out"):
         prepare.prepare(config)
 
