@@ -110,6 +110,8 @@ def test_the_numbers_are_those_of_the_paper(case: tuple[str, str, str], tmp_path
     assert (config.recipe, config.dataset) == (name, dataset)
     assert (config.learning_rate, config.decay) == (lr, decay)
     assert config.batch_size == batch
+    pixel = dataset == SMALL and name in ("he2015", "he2016")
+    assert config.normalize == ("pixel" if pixel else "channel")
     wanted = {"augment": True, "clip_grad": None, "mixup": 0.0, "cutout": 0} | rest
     assert {key: getattr(config, key) for key in wanted} == wanted
 
@@ -294,3 +296,4 @@ def test_a_run_remembers_its_recipe(tmp_path) -> None:
     told = json.loads((place / "config.json").read_text())
     assert told["recipe"] == "he2015" and told["weight_decay"] == 1e-4
     assert told["iterations"] == 2 and told["resolved"]["lr"] == 0.1
+    assert told["normalize"] == "pixel"

@@ -90,7 +90,7 @@ RECIPES = {
     ),
     "he2015": Recipe(
         "He, Zhang, Ren & Sun 2015, arXiv:1512.03385, sections 3.4 and 4.2",
-        HE_2015,
+        HE_2015 | {"normalize": "pixel"},
         SGD | {"batch_size": 256, "iterations": 600_000, "schedule": "plateau"},
         "The patience is not stated. Crops of folders are Inception's, not of a "
         "side of 256 to 480 pixels, and colours stay. Training accuracy is looked at "
@@ -99,7 +99,7 @@ RECIPES = {
     ),
     "he2016": Recipe(
         "He, Zhang, Ren & Sun 2016, arXiv:1603.05027, appendix",
-        HE_2016,
+        HE_2016 | {"normalize": "pixel"},
         IMAGENET,
         "The end of training on ImageNet is not stated: 90 epochs.",
     ),
