@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,7 +24,7 @@ from tinyflow.commands.answering import (
     ready,
 )
 from tinyflow.commands.parsing import fail, named, say
-from tinyflow.data import ImageSet, Loader
+from tinyflow.data import ImageFolder, ImageSet, Loader
 from tinyflow.flow.progress import Progress
 from tinyflow.flow.show.layout import Column, Table, width, words
 from tinyflow.reading import Unreadable, kind, read_object
@@ -37,6 +38,11 @@ from tinyflow.train.trained import Trained
 FILE, PICTURE = "evaluation.json", "confusion.png"
 ROWS = 100
 """Up to so many classes, each has a line."""
+LOSS = (
+    "mean of -log(probability of the class), in nats",
+    "mean of -log(mean over ten crops of the probability of the class), in nats",
+)
+"""What the loss is: of the middle of each image, of its ten crops."""
 MOST = 100_000_000
 """Bytes of the longest file that is taken for an earlier evaluation."""
 
@@ -61,6 +67,14 @@ def evaluate(
     limit_test: Annotated[
         int | None, typer.Option(help="Only the first so many test images.")
     ] = None,
+    ten_crop: Annotated[
+        bool,
+        typer.Option(
+            "--ten-crop",
+            help="Of images in folders: corners, middle and their mirror images, "
+            "probabilities averaged.",
+        ),
+    ] = False,
     device: Device = "auto",
     model: Moved = None,
     output: Annotated[
@@ -77,6 +91,8 @@ def evaluate(
         if name == "shapes" and "data_dir" in named(context):
             raise ConfigError("--data-dir is not for shapes, which is drawn")
         data = trained.images(dataset, data_dir, limit_test)
+        if ten_crop:
+            data = ten_cropped(data)
         if skipped := getattr(data, "skipped", ()):
             s = "s" * (len(skipped) > 1)
             say(PROGRAM, f"left out {len(skipped):,} test image{s}, e.g. {skipped[0]}")
@@ -88,8 +104,10 @@ def evaluate(
                 found = examine(trained.model, loader, progress.within)
         except FloatingPointError as error:
             fail(PROGRAM, f"{error}: use another checkpoint", 1)
-        said = described(trained, data)
+        said = described(trained, data, ten_crop)
         print(judged(found, said, data.classes))
+        if ten_crop:
+            print(f"that loss is the {LOSS[True]}")
         facts = {
             "run": str(run),
             "which": which if run.is_dir() else None,
@@ -98,6 +116,8 @@ def evaluate(
             "trained_on": trained.told.dataset,
             "dataset": data.name,
             "split": "test",
+            "ten_crop": ten_crop,
+            "loss_is": LOSS[ten_crop],
             "batch_size": batch_size,
             "device": on.split()[0],
             "tinyflow": __version__,
@@ -106,13 +126,28 @@ def evaluate(
         print(f"written to {place}: {FILE}, {PICTURE}")
 
 
-def described(trained: Trained, data: ImageSet) -> str:
+def described(trained: Trained, data: ImageSet, ten_crop: bool) -> str:
     """Which weights, on what."""
     told = trained.told
     return (
         f"{told.model}, epoch {told.epoch} of {trained.source}, on {len(data):,} test "
-        f"images of {data.name}"
+        f"images of {data.name}{', ten crops each' * ten_crop}"
     )
+
+
+def ten_cropped(data: ImageSet) -> ImageFolder:
+    """A set that serves the ten crops of each image.
+
+    Raises:
+        ConfigError: its images are no larger than what the network takes.
+    """
+    if not isinstance(data, ImageFolder):
+        raise ConfigError(
+            f"--ten-crop is of images in folders: those of {data.name} have the "
+            f"network's {data.image_size}x{data.image_size} pixels already, so that "
+            "there is nothing to crop"
+        )
+    return replace(data, ten=True)
 
 
 def _right(values: Sequence[float | None]) -> list[str]:

@@ -6,7 +6,7 @@ from tinyflow import habits
 from tinyflow.data.augment import normalize, random_crop_flip
 from tinyflow.data.base import DataError, Dataset, ImageSet
 from tinyflow.data.cifar import load_cifar10, load_cifar100
-from tinyflow.data.crops import mean_probability, ten_crop
+from tinyflow.data.crops import log_mean_probability, ten_crop
 from tinyflow.data.dataset import DATASETS, load_dataset
 from tinyflow.data.download import Fetching, fetch
 from tinyflow.data.folder import ImageFolder, load_folder
@@ -30,8 +30,8 @@ __all__ = [
     "load_fashion_mnist",
     "load_folder",
     "load_mnist",
+    "log_mean_probability",
     "make_shapes",
-    "mean_probability",
     "normalize",
     "random_crop_flip",
     "ten_crop",

@@ -77,18 +77,12 @@ def short_side(size: int) -> int:
     return round(size * 256 / 224)
 
 
-def centre_crop(image: Image, size: int, short: int) -> Image:
-    """The middle of an image whose shorter side has become `short` pixels.
+def resized(image: Image, short: int) -> Image:
+    """An image whose shorter side has become `short` pixels.
 
-    The longer side becomes ⌊`short` · longer / shorter⌋, and the window begins at
-    round((side - `size`) / 2), as in torchvision's ``Resize`` and ``CenterCrop``. Of an
-    image that is more than `LONG` times as long as wide only so much of the middle is
-    looked at: nothing else bounds what resizing the whole would take.
-
-    Args:
-        image: any.
-        size: of the window, 1..`short`.
-        short: the new length of the shorter side.
+    The longer side becomes ⌊`short` · longer / shorter⌋, as in torchvision's
+    ``Resize``. Of an image that is more than `LONG` times as long as wide only so much
+    of the middle is looked at: nothing else bounds what resizing the whole would take.
     """
     from PIL.Image import Resampling
 
@@ -100,7 +94,21 @@ def centre_crop(image: Image, size: int, short: int) -> Image:
     width, height = image.size
     shorter = min(width, height)
     width, height = short * width // shorter, short * height // shorter
-    image = image.resize((width, height), Resampling.BILINEAR)
+    return image.resize((width, height), Resampling.BILINEAR)
+
+
+def centre_crop(image: Image, size: int, short: int) -> Image:
+    """The middle of an image that was :func:`resized`.
+
+    The window begins at round((side - `size`) / 2), as in torchvision's ``CenterCrop``.
+
+    Args:
+        image: any.
+        size: of the window, 1..`short`.
+        short: the new length of the shorter side.
+    """
+    image = resized(image, short)
+    width, height = image.size
     left, top = round((width - size) / 2), round((height - size) / 2)
     return image.crop((left, top, left + size, top + size))
 
@@ -109,7 +117,7 @@ def ten_crop(images: NDArray[Number], size: int) -> NDArray[Number]:
     """The four corners and the middle of each image, then their mirror images.
 
     The test of Krizhevsky et al. 2012, section 4.1, and of He et al. 2016: a network
-    sees the ten, and :func:`mean_probability` is its answer.
+    sees the ten, and :func:`log_mean_probability` is its answer.
 
     Args:
         images: (N, C, H, W), bytes or normalised.
@@ -141,10 +149,11 @@ def ten_crop(images: NDArray[Number], size: int) -> NDArray[Number]:
     return np.concatenate([five, five[..., ::-1]], axis=1)
 
 
-def mean_probability(logits: NDArray[Any]) -> NDArray[Any]:
-    """y = mean over i of softmax(xᵢ): what a network makes of the ten crops.
+def log_mean_probability(logits: NDArray[Any]) -> NDArray[Any]:
+    """y = log(mean over i of softmax(xᵢ)): what a network makes of the ten crops.
 
-    Probabilities are averaged, not logits (Krizhevsky et al. 2012).
+    Probabilities are averaged, not logits (Krizhevsky et al. 2012); their logarithm
+    is finite also where they would be rounded to 0.
 
     Args:
         logits: (N, 10, K), or any number of crops.
@@ -152,6 +161,8 @@ def mean_probability(logits: NDArray[Any]) -> NDArray[Any]:
     Returns:
         (N, K), of the same dtype.
     """
-    x = np.exp(logits - logits.max(-1, keepdims=True))
-    mean: NDArray[Any] = (x / x.sum(-1, keepdims=True)).mean(1)
+    x = logits - logits.max(-1, keepdims=True)
+    x -= np.log(np.exp(x).sum(-1, keepdims=True))
+    x -= np.log(x.dtype.type(logits.shape[1]))
+    mean: NDArray[Any] = np.logaddexp.reduce(x, axis=1)
     return mean

@@ -62,6 +62,9 @@ class ImageFolder(ImageSet):
         channels: 3, or 1 for grey.
         workers: processes that decode; 0 for none but this one. The bytes are the same.
         skipped: sentences on the files that were left out since they are broken.
+        ten: whether what is served are the ten crops of each image instead of its
+            middle, (N, 10, C, S, S); see :func:`tinyflow.data.crops.ten_crop`. The
+            corners are those of the whole image, its shorter side `short` pixels long.
     """
 
     name: str
@@ -77,6 +80,7 @@ class ImageFolder(ImageSet):
     channels: int
     workers: int
     skipped: tuple[str, ...] = ()
+    ten: bool = False
     _idle: list[Pool] = field(default_factory=list, init=False)
 
     def __getitem__(self, index: Any) -> Any:
@@ -95,6 +99,11 @@ class ImageFolder(ImageSet):
     def shape(self) -> tuple[int, int, int]:
         """Shape of an image, (C, S, S)."""
         return self.channels, self.size, self.size
+
+    @property
+    def _served(self) -> tuple[int, ...]:
+        """Shape of what is served of an image."""
+        return (10, *self.shape) if self.ten else self.shape
 
     @property
     def crops(self) -> bool:
@@ -126,7 +135,7 @@ class ImageFolder(ImageSet):
         jobs = (self._job(int(i), key) for batch in chosen for i in batch)
         with self._making(jobs, AHEAD * max(map(len, chosen), default=1)) as made:
             for batch in chosen:
-                images = np.empty((len(batch), *self.shape), np.uint8)
+                images = np.empty((len(batch), *self._served), np.uint8)
                 for image, found in zip(images, made, strict=False):
                     if isinstance(found, str):
                         raise DataError(
@@ -145,7 +154,7 @@ class ImageFolder(ImageSet):
 
     def _job(self, index: int, key: tuple[int, int] | None) -> Job:
         path = self.place / self.files[index]
-        job = Job.of(path, self.size, self.short, self.channels)
+        job = Job.of(path, self.size, self.short, self.channels)._replace(ten=self.ten)
         if key is None:
             return job
         return job._replace(seed=key[0], epoch=key[1], number=index)
@@ -157,7 +166,7 @@ class ImageFolder(ImageSet):
             yield map(_answer, jobs)
             return
         pool = self._idle.pop() if self._idle else None
-        pool = pool or Pool(self.workers, ahead, self.shape)
+        pool = pool or Pool(self.workers, ahead, self._served)
         try:
             with closing(pool.run(jobs)) as made:
                 yield made
@@ -218,8 +227,7 @@ def load_folder(
         split: ``"train"``, or ``"test"`` for ``val`` or, where there is none, ``test``.
         image_size: width and height that each image is given, 1..`LARGEST`.
         short: to what the shorter side is brought before the middle is cut out; by
-            default `image_size` * 256 / 224. With 256 for both, `ten_crop` to 224
-            pixels is the test of Krizhevsky et al. 2012.
+            default `image_size` * 256 / 224.
         channels: 3, or 1 for grey.
         mean, std: of the channels, scaled to 0..1; by default ImageNet's, for grey the
             mean of these with the weights that grey has, which nobody has measured.

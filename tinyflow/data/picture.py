@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyflow.data.crops import centre_crop, random_crop
+from tinyflow.data.crops import centre_crop, random_crop, resized, ten_crop
 from tinyflow.data.decode import decode
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 AUGMENT = 2
 """What the random numbers are for; those of a Loader have other numbers."""
@@ -26,6 +29,7 @@ class Job(NamedTuple):
         channels: 3 or 1.
         seed, epoch, number: for a random crop, which is a function of them and the file
             alone; an epoch of -1 asks for the middle.
+        ten: the ten crops instead of the middle.
     """
 
     file: str
@@ -35,6 +39,7 @@ class Job(NamedTuple):
     seed: int = 0
     epoch: int = -1
     number: int = 0
+    ten: bool = False
 
     @classmethod
     def of(cls, path: Path, size: int, short: int, channels: int) -> Job:
@@ -46,7 +51,7 @@ def picture(job: Job) -> NDArray[np.uint8]:
     """Do a job.
 
     Returns:
-        (C, `size`, `size`).
+        (C, `size`, `size`), or ten of them.
 
     Raises:
         DataError: see :func:`tinyflow.data.decode.decode`.
@@ -54,6 +59,10 @@ def picture(job: Job) -> NDArray[np.uint8]:
     image = decode(Path(os.fsdecode(bytes.fromhex(job.file))), job.channels)
     if not job.size:
         return np.empty((job.channels, 0, 0), np.uint8)
+    if job.ten:
+        whole = _pixels(resized(image, job.short))
+        (crops,) = ten_crop(whole[None], job.size)
+        return np.asarray(crops)
     if job.epoch < 0:
         image = centre_crop(image, job.size, job.short)
     else:
@@ -62,5 +71,9 @@ def picture(job: Job) -> NDArray[np.uint8]:
         image = random_crop(
             image, job.size, np.random.Generator(np.random.PCG64(sequence))
         )
-    pixels = np.asarray(image)
+    return _pixels(image)
+
+
+def _pixels(image: Image) -> NDArray[np.uint8]:
+    pixels: NDArray[np.uint8] = np.asarray(image)
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)

@@ -52,13 +52,13 @@ class Pool:
     Args:
         workers: processes, at least 1.
         ahead: images to be made before they are asked for, if memory allows.
-        shape: of an image, (C, S, S).
+        shape: of an image, (C, S, S), or of its ten crops.
 
     Raises:
         DataError: they cannot be started here.
     """
 
-    def __init__(self, workers: int, ahead: int, shape: tuple[int, int, int]) -> None:
+    def __init__(self, workers: int, ahead: int, shape: tuple[int, ...]) -> None:
         if not POSSIBLE or not sys.executable:
             raise DataError(
                 "Images cannot be decoded in other processes here: use 0 workers."

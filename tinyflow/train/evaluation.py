@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyflow import nn
-from tinyflow.backend import asnumpy, numbers
+from tinyflow import Tensor, nn
+from tinyflow.backend import Array, asarray, asnumpy, device_of, numbers
+from tinyflow.data import ImageFolder, Loader, log_mean_probability, normalize
+from tinyflow.state import in_mode
 from tinyflow.train.step import Batches, answers, served
 
 TOP = 5
@@ -21,7 +23,8 @@ class Evaluation:
     """Of N images of K classes.
 
     Attributes:
-        loss: mean cross-entropy over the images, in nats.
+        loss: mean over the images of -log(probability of their class), in nats: the
+            cross-entropy. Of ten crops the probability is the mean of their ten.
         confusion: whole numbers (K, K): how many images of the class of the row were
             taken for that of the column.
         in_top: how many images have their class among the `TOP` likeliest.
@@ -98,7 +101,9 @@ def examine(
 
     Args:
         model: put back into its own mode in the end.
-        batches: of N images, with the network's number of classes.
+        batches: of N images, with the network's number of classes; a Loader of an
+            ImageFolder that serves `ten` crops of each is judged by
+            :func:`ten_crop_answers`.
         progress: told the part, 0 to 1, that is done.
 
     Raises:
@@ -107,7 +112,10 @@ def examine(
     classes, total = batches.dataset.num_classes, len(batches)
     confusion = np.zeros((classes, classes), np.int64)
     losses, in_top = [], 0
-    with served(answers(model, batches)) as epoch:
+    data, made = batches.dataset, answers(model, batches)
+    if isinstance(batches, Loader) and isinstance(data, ImageFolder) and data.ten:
+        made = ten_crop_answers(model, batches)
+    with served(made) as epoch:
         for done, (logits, labels, loss) in enumerate(epoch, 1):
             losses.append(loss)
             found, true = asnumpy(logits.data), asnumpy(labels)
@@ -122,3 +130,35 @@ def examine(
             progress(done / total)
     mean = sum(numbers(*losses)) / len(batches.dataset)
     return Evaluation(mean, confusion, in_top)
+
+
+def ten_crop_answers(
+    model: nn.Module, loader: Loader
+) -> Iterator[tuple[Tensor, Array, Array]]:
+    """What a model in evaluation mode makes of the ten crops of each image.
+
+    y = log(mean over the crops i of softmax(xᵢ)), whose softmax is that mean, (N, K) in
+    float64 on the host; labels (N,); and the sum of -y of the labels, in nats. The
+    network sees one crop of each image of a batch at a time: what it holds is what it
+    holds for a batch of single crops, and only the bytes of the images are ten times as
+    many.
+
+    Args:
+        model: in the end each of its modules is put back into its own mode.
+        loader: of an ImageFolder that serves `ten` crops.
+    """
+    data = loader.dataset
+    device = next((device_of(p.data) for p in model.parameters()), "cpu")
+    quiet = np.errstate(over="ignore", invalid="ignore", divide="ignore")
+    with in_mode(model, False), quiet, served(loader.raw(0)) as batches:
+        for _, images, labels in batches:
+            crops = []
+            for crop in images.swapaxes(0, 1):
+                x = normalize(crop, data.mean, data.std, loader.dtype)
+                crops.append(asnumpy(model(Tensor(asarray(x, device))).data))
+            logits = np.stack(crops, axis=1).astype(np.float64)
+            y = log_mean_probability(logits)
+            if not np.isfinite(logits).all():  # of one crop, as of the only one
+                y[...] = np.nan
+            loss = -y[np.arange(len(labels)), labels].sum()
+            yield Tensor(y), labels, loss
