@@ -35,11 +35,36 @@ def test_a_snippet_can_be_pasted_into_a_prompt(snippet, capsys, monkeypatch):
     assert said[2:] == ["True", ""]
 
 
-def test_links_lead_somewhere():
-    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", README):
-        if not target.startswith("http"):
-            assert (ROOT / target).exists(), target
-    assert "(examples)" in README
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    text = page.read_text("utf-8")
+    for target, heading in re.findall(r"\]\(([^)#]*)#?([^)]*)\)", text):
+        if target.startswith("http"):
+            continue
+        other = page.parent / target if target else page
+        assert other.exists(), target
+        if heading:
+            headings = re.findall(r"^#+ (.*)", other.read_text("utf-8"), re.M)
+            anchors = [re.sub(r"[^\w -]", "", h).lower() for h in headings]
+            assert heading in [a.replace(" ", "-") for a in anchors], heading
+
+
+def test_every_page_and_example_is_named():
+    for page in (*PAGES[1:], ROOT / "examples"):
+        assert f"({page.relative_to(ROOT)}" in README, page
+
+
+def test_the_snippet_about_recipes_is_a_run_with_one(monkeypatch):
+    text = (ROOT / "docs/training.md").read_text("utf-8")
+    snippet = re.search(r"```python\n(.*?)```", text, re.S)[1]
+    asked = []
+    monkeypatch.setattr("tinyflow.train.train", asked.append)
+    exec(snippet, {})
+    assert (asked[0].recipe, asked[0].epochs, asked[0].lr) == ("he2015", 3, 0.1)
+    asked[0].validate()
 
 
 def test_every_python_command_can_be_found():
