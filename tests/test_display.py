@@ -228,7 +228,7 @@ def test_the_rooms_are_open_and_list_what_is_public():
         assert all(hasattr(room, name) for name in dir(room))
     for room, name, said in (
         (tinyflow, "no_grad", "without a `with Tape"),
-        (nn, "ModuleList", "in a list, self.layers"),
+        (nn, "ModuleDict", "in a dictionary, self.layers"),
         (data, "DataLoader", r"data\.Loader\(dataset, batch_size\)"),
         (optim, "lr_scheduler", r"assign optimizer\.lr"),
         (tinyflow.ops, "cat", r"ops\.concat\(tensors, dim\)"),

@@ -65,11 +65,8 @@ NN: Mapping[str, str] = {
     "CrossEntropyLoss": "ops.cross_entropy(logits, labels)",
     "MSELoss": "((y - target) ** 2).mean()",
     "ModuleDict": "keep them in a dictionary, self.layers = {...}",
-    "ModuleList": "keep them in a list, self.layers = [...]",
     "Parameter": "Tensor(array, requires_grad=True)",
-    "Sigmoid": "x.sigmoid() in forward",
     "Softmax": "x.softmax(dim) in forward",
-    "Tanh": "x.tanh() in forward",
     "functional": "tinyflow.ops",
     "init": "nn.normal(rng, shape, std), nn.zeros(n), nn.ones(n)",
 }

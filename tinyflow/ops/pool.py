@@ -25,6 +25,16 @@ def windows(
     return kernel, steps, border
 
 
+def divisor(op: str, given: Any) -> int | None:
+    """Checked: what a window's sum is divided by, or None for its size."""
+    if given is None:
+        return None
+    d = whole(op, given, "divisor_override", -LARGEST)
+    if d == 0:
+        raise ValueError(f"{op}: divisor_override must not be zero")
+    return d
+
+
 def _windows(
     op: str,
     x: Array,
@@ -108,12 +118,8 @@ def avg_pool2d(
     window = _windows(
         "avg_pool2d", x, kernel_size, stride, padding, ceil_mode=ceil_mode
     )
-    if divisor_override is not None:
-        divisor = whole("avg_pool2d", divisor_override, "divisor_override", -LARGEST)
-        if divisor == 0:
-            raise ValueError("avg_pool2d: divisor_override must not be zero")
-        divisor_override = divisor
-    run, shape, counted = engine(x), x.shape, (count_include_pad, divisor_override)
+    counted = count_include_pad, divisor("avg_pool2d", divisor_override)
+    run, shape = engine(x), x.shape
 
     def pullback(g: Array, need: tuple[bool, ...]) -> tuple[Array]:
         return (run.avg_pool2d_input_grad(g, shape, window, *counted),)

@@ -1,0 +1,44 @@
+"""Layers: modules that call the operators, one family a file."""
+
+from typing import TYPE_CHECKING
+
+from tinyflow import habits
+from tinyflow.module import Module, Rng
+from tinyflow.nn.activation import Hardswish, ReLU, ReLU6, Sigmoid, SiLU, Tanh
+from tinyflow.nn.container import Identity, ModuleList, Sequential
+from tinyflow.nn.dropout import Dropout, StochasticDepth
+from tinyflow.nn.gate import SqueezeExcitation
+from tinyflow.nn.initial import normal, ones, zeros
+from tinyflow.nn.linear import Conv2d, Flatten, Linear
+from tinyflow.nn.norm import BatchNorm2d
+from tinyflow.nn.pooling import AvgPool2d, GlobalAvgPool2d, MaxPool2d
+
+__all__ = [
+    "AvgPool2d",
+    "BatchNorm2d",
+    "Conv2d",
+    "Dropout",
+    "Flatten",
+    "GlobalAvgPool2d",
+    "Hardswish",
+    "Identity",
+    "Linear",
+    "MaxPool2d",
+    "Module",
+    "ModuleList",
+    "ReLU",
+    "ReLU6",
+    "Rng",
+    "Sequential",
+    "SiLU",
+    "Sigmoid",
+    "SqueezeExcitation",
+    "StochasticDepth",
+    "Tanh",
+    "normal",
+    "ones",
+    "zeros",
+]
+
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = habits.answers(__name__, habits.NN)

@@ -1,0 +1,46 @@
+"""Normalisation layers."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tinyflow import ops
+from tinyflow.module import Module
+from tinyflow.nn.initial import ones, zeros
+from tinyflow.ops.arguments import flag, number, whole
+from tinyflow.tensor import Tensor
+
+
+class BatchNorm2d(Module):
+    """Batch normalisation over (N, H, W), see :func:`tinyflow.ops.batch_norm`."""
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float = 0.1,
+        affine: bool = True,
+    ) -> None:
+        op = type(self).__name__
+        num_features = whole(op, num_features, "num_features", 1)
+        affine = flag(op, affine, "affine")
+        eps = number(op, eps, "eps", 0)
+        momentum = number(op, momentum, "momentum", 0, 1)
+        self.weight = ones(num_features) if affine else None
+        self.bias = zeros(num_features) if affine else None
+        self.running_mean = np.zeros(num_features, np.float32)
+        self.running_var = np.ones(num_features, np.float32)
+        self.eps, self.momentum = eps, momentum
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) → the same shape; training updates the running statistics."""
+        return ops.batch_norm(
+            x,
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias,
+            training=self.training,
+            momentum=self.momentum,
+            eps=self.eps,
+        )
