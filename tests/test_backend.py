@@ -336,6 +336,28 @@ def test_out_of_memory_keeps_what_there_is(
     assert files >= {"metrics.csv", "curves.png", "last.safetensors"}
 
 
+def test_the_batch_that_would_fit_is_found(
+    machine: Machine, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on the CPU, by trying: what is said trains, and twice as much does not."""
+    real = loop.Loop._epoch
+
+    def epoch(self: loop.Loop) -> Any:
+        machine.largest = 400_000  # bytes of an array
+        return real(self)
+
+    monkeypatch.setattr(loop.Loop, "_epoch", epoch)
+    arguments = f"{ARGS} --device cuda --output out --limit-test 2"
+    result = run(cli.app, arguments)
+    words = "a batch of 2 fits: use --batch-size 2; no epoch was finished"
+    one_sentence(result, "the GPU's memory is full", "--batch-size 8:", words)
+    half = run(cli.app, arguments.replace("--batch-size 8", "--batch-size 4"))
+    one_sentence(half, "the GPU's memory is full", "--batch-size 4:", words)
+    arguments = arguments.replace("--limit-train 16", "--limit-train 6")
+    good = run(cli.app, arguments.replace("--batch-size 8", "--batch-size 2"))
+    assert good.exit_code == 0, good.output
+
+
 def test_out_of_memory_before_the_first_step(machine: Machine, place: Path) -> None:
     machine.memory = 40
     one_sentence(run(cli.app, f"{ARGS} --device cuda"), "the GPU's memory is full")

@@ -124,16 +124,21 @@ def explain(error: BaseException) -> str | None:
 
     None for every other error.
     """
-    text = _first_line(error)
-    if isinstance(error, MemoryError) or any(word in text for word in NO_MEMORY):
-        where = "the GPU's memory" if _of_the_gpu(error) else "memory"
-        return (
-            f"{where} is full ({text.rstrip('.') or 'no more could be had'}): choose a "
-            "smaller --batch-size or network"
-        )
+    if (full := no_memory(error)) is not None:
+        return f"{full}: choose a smaller --batch-size or network"
     if type(error).__name__ in FAILURES:
+        text = _first_line(error)
         return f"the GPU failed ({text}): see nvidia-smi, or use --device cpu"
     return None
+
+
+def no_memory(error: BaseException) -> str | None:
+    """Which memory is full, and why, if that is what an error says; else None."""
+    text = _first_line(error)
+    if not isinstance(error, MemoryError) and all(w not in text for w in NO_MEMORY):
+        return None
+    where = "the GPU's memory" if _of_the_gpu(error) else "memory"
+    return f"{where} is full ({text.rstrip('.') or 'no more could be had'})"
 
 
 def _of_the_gpu(error: BaseException) -> bool:

@@ -162,13 +162,17 @@ def no_networks(name: str) -> Network:
     )
 
 
+SAID = 300
+"""Letters of what somebody else's code says that are repeated."""
+
+
 def blame(file: Path, error: BaseException) -> str:
     """What was raised, and at which line of `file`, if it came by there."""
     said, passed = str(error), extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in passed if frame.filename == str(file)]
     if isinstance(error, SyntaxError) and error.filename == str(file):
         said, lines = error.msg, [error.lineno]
-    said = " ".join(said.split())
+    said = " ".join(said.split())[:SAID]
     if not said or not isinstance(error, ValueError):
         said = f"{type(error).__name__}: {said}".rstrip(": ")
     return f"{said} ({file.name}{f', line {lines[-1]}' if lines else ''})"

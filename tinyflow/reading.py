@@ -85,7 +85,8 @@ def read_text(path: Path, most: int) -> str:
         Unreadable: see :func:`opened`; or it is longer, or no UTF-8.
     """
     with opened(path) as file:
-        content = file.read(most + 1)
+        size = os.fstat(file.fileno()).st_size
+        content = file.read(min(size, most) + 1)  # room is made for as much at once
     if len(content) > most:
         raise Unreadable(f"{path} holds more than {most:,} bytes")
     try:

@@ -52,6 +52,7 @@ class Machine:
         devices, driver, runtime: how many GPUs; CUDA versions, 12040 being 12.4.
         broken: the error of every call of the CUDA runtime, and of every computation.
         memory: how many more arrays fit, or None for no limit.
+        largest: bytes of the largest array that fits, or None for no limit.
     """
 
     def __init__(self) -> None:
@@ -60,6 +61,7 @@ class Machine:
         self.devices, self.driver, self.runtime = 1, 13000, 13000
         self.broken: Exception | None = None
         self.memory: int | None = None
+        self.largest: int | None = None
 
     def wait(self) -> None:
         self.syncs += 1
@@ -73,6 +75,8 @@ class Machine:
             if not self.memory:
                 raise OutOfMemoryError(a.nbytes, 1 << 30)
             self.memory -= 1
+        if self.largest is not None and a.nbytes > self.largest:
+            raise OutOfMemoryError(a.nbytes, 1 << 30)
         if a.ndim:
             self.made[a.dtype.name] += a.size
         return view(a)

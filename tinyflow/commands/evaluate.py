@@ -218,8 +218,8 @@ def check_place(folder: Path) -> None:
             ours = False
     if not ours:
         raise ConfigError(
-            f"{folder} holds a {FILE} or {PICTURE} that no evaluation wrote: move it, "
-            "or choose another place with --output"
+            f"{folder} holds an {FILE} or a {PICTURE} that no evaluation wrote: move "
+            "it, or choose another place with --output"
         )
 
 

@@ -23,6 +23,8 @@ from tinyflow.reading import opened
 KEYWORDS = ("num_classes", "image_size", "in_channels", "rng")
 MOST = 100
 """Letters that a weight file has for the name of its network."""
+LONGEST = 10_000_000
+"""Bytes of a file that is run."""
 
 
 def with_own(find: Find) -> Find:
@@ -72,7 +74,9 @@ def _module(file: Path) -> ModuleType:
     if (known := sys.modules.get(name)) is not None:
         return known
     with opened(file) as source:
-        text = source.read()
+        text = source.read(LONGEST + 1)
+    if len(text) > LONGEST:
+        raise ValueError(f"{file} holds more than {LONGEST:,} bytes: it is no program")
     _check_beside(file)
     module = sys.modules[name] = ModuleType(name)
     vars(module).update(__file__=name, __sha256__=sha256(text).hexdigest())

@@ -25,6 +25,7 @@ from tinyflow.train.checks import interval
 from tinyflow.train.config import TrainConfig
 from tinyflow.train.criterion import Labels
 from tinyflow.train.events import Report, Start, Step
+from tinyflow.train.fitting import StepMemory, advice, of_a_step, release
 from tinyflow.train.folder import RunFolder
 from tinyflow.train.metrics import (
     METRICS,
@@ -176,8 +177,12 @@ class Loop:
     def _epoch(self) -> tuple[EpochRow, Times]:
         """Train for the rest of an epoch, and test."""
         ready, now = self.ready, self.position
-        with served(ready.train.epoch(now.epoch - 1, start=now.step)) as batches:
-            self._steps(batches)
+        try:
+            with served(ready.train.epoch(now.epoch - 1, start=now.step)) as batches:
+                self._steps(batches)
+        except StepMemory as error:
+            release(error)
+            raise TrainError(self._too_large(error)) from error
         begun = time.perf_counter()
         with ready.averaged():
             val_loss, val_accuracy = self._judged("validation", ready.val)
@@ -196,6 +201,15 @@ class Loop:
         seconds = now.seconds + time.perf_counter() - begun
         speed = now.images / now.seconds
         return row, Times(now.epoch, speed, seconds, peak_memory_mb())
+
+    def _too_large(self, error: StepMemory) -> str:
+        """What to say where a batch does not fit into memory."""
+        size, result = self.config.batch_size, self.result
+        advised = advice(self.ready, size, self._inspect is not None)
+        said = f"{error} in a step with --batch-size {size}: {advised}; {kept(result)}"
+        if result.saved:
+            said += f"; where there is more memory, --resume {result.folder} goes on"
+        return said
 
     def _judged(self, name: str, batches: Batches | None) -> tuple[float, float]:
         """Loss and accuracy over a set of images, or nan if there is none."""
@@ -235,13 +249,15 @@ class Loop:
             before = (now.epoch - 1) * ready.steps
             for step in range(now.step, min(ready.steps, ready.total - before)):
                 with deferred():
-                    images, labels = next(batches)
+                    with of_a_step():
+                        images, labels = next(batches)
                     done = before + step
                     ready.optimizer.lr = self._rate(done)
                     look = None
                     if self._inspect and done % (config.trace_every or 1) == 0:
                         look = partial(self._inspect, done)
-                    answer = ready.stepper.launch(images, labels, look is not None)
+                    with of_a_step():
+                        answer = ready.stepper.launch(images, labels, look is not None)
                     if answer is not None:
                         ready.stepped()  # in the order of the steps
                         launched.append(partial(take, len(labels), answer))
@@ -270,7 +286,8 @@ class Loop:
         now = self.position
         rate = self._rate(self._done())
         try:
-            result = done()
+            with of_a_step():
+                result = done()
         except FloatingPointError as error:
             raise FloatingPointError(
                 f"{error} at step {now.step + 1} of epoch {now.epoch} (learning rate "

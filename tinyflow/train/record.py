@@ -128,5 +128,8 @@ def config_of(folder: Path, find: Find, data_dir: Path | None = None) -> TrainCo
     told["output"] = folder
     told["data_dir"] = data_dir or (told["data_dir"] and Path(told["data_dir"]))
     config = TrainConfig(**told)
-    config.validate()
+    try:
+        config.validate()
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
     return config

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -30,6 +30,10 @@ class Batches(Protocol):
     @property
     def dataset(self) -> ImageSet:
         """The images and labels."""
+
+    @property
+    def dtype(self) -> Any:
+        """Of the images."""
 
     def __len__(self) -> int:
         """Number of batches in an epoch."""
@@ -76,9 +80,13 @@ class Stepper(Protocol):
         """Start a step; None if it cannot be launched: then :meth:`eager` does it."""
 
     def eager(
-        self, images: Array, labels: Labels, inspect: Look | None = None
+        self,
+        images: Array,
+        labels: Labels,
+        inspect: Look | None = None,
+        update: bool = True,
     ) -> StepResult:
-        """Do a step, all of it or nothing."""
+        """Do a step, all of it or nothing; see :func:`train_step`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +110,11 @@ class EagerStep:
         return None
 
     def eager(
-        self, images: Array, labels: Labels, inspect: Look | None = None
+        self,
+        images: Array,
+        labels: Labels,
+        inspect: Look | None = None,
+        update: bool = True,
     ) -> StepResult:
         """A step on a batch, wherever that lies."""
         return train_step(
@@ -113,6 +125,7 @@ class EagerStep:
             label_smoothing=self.label_smoothing,
             clip_grad=self.clip_grad,
             inspect=inspect,
+            update=update,
         )
 
 
@@ -125,6 +138,7 @@ def train_step(
     label_smoothing: float = 0.0,
     clip_grad: float | None = None,
     inspect: Look | None = None,
+    update: bool = True,
 ) -> StepResult:
     """Forward, backward, update: all of it, or nothing.
 
@@ -141,6 +155,7 @@ def train_step(
         clip_grad: largest global gradient norm, or None.
         inspect: called with the loss and the tape of this step, every edge retained,
             before the update. It changes what is kept, never a value.
+        update: False to leave the update out, and all as before the step.
 
     Raises:
         FloatingPointError: loss, gradient or running statistics are not finite; the
@@ -160,9 +175,10 @@ def train_step(
                 clip_grad,
                 inspect,
             )
-            with deferred():
-                optimizer.step()
-                done = True
+            if update:
+                with deferred():
+                    optimizer.step()
+                    done = True
     finally:
         if not done:
             before.restore()

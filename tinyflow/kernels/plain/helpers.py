@@ -95,6 +95,15 @@ def run(
         return results
 
 
+def dismiss() -> None:
+    """End the helpers, who take their buffers with them; the next run has new ones."""
+    global _team
+    with _lock:
+        team, _team = _team, None
+        if team is not None:
+            team.close()
+
+
 def _start(size: int) -> Team | None:
     """A new team; None if the process may have no more threads."""
     team = Team(size)

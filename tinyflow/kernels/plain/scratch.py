@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import math
 import threading
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
@@ -46,6 +47,13 @@ def keep_freed_memory() -> bool:
     no_mapping = mallopt(-4, 0)  # M_MMAP_MAX: large arrays too come from the heap
     no_trimming = mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
     return bool(no_mapping and no_trimming)
+
+
+def let_go() -> None:
+    """Give back this thread's buffers, and to the system what the C library keeps."""
+    _kept.__dict__.clear()
+    with suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def scratch(purpose: str, shape: tuple[int, ...], like: Array) -> Array:

@@ -201,9 +201,10 @@ class CapturedStep:
         images: Array,
         labels: Labels,
         inspect: Look | None = None,
+        update: bool = True,
     ) -> StepResult:
         """The step as :func:`tinyflow.train.step.train_step` does it."""
-        self._eager[images.shape] += inspect is None
+        self._eager[images.shape] += inspect is None and update
         # Once there is a graph its memory belongs to it alone.
         with self.recorder.running(private=self._graph is None):
             return train_step(
@@ -214,6 +215,7 @@ class CapturedStep:
                 label_smoothing=self.label_smoothing,
                 clip_grad=self.clip_grad,
                 inspect=inspect,
+                update=update,
             )
 
     def _because(self, reason: str) -> None:
