@@ -15,9 +15,12 @@ from tinyflow.network import Network, Zoo, count_macs, count_parameters
 
 from .cifar_resnet import DEPTHS, CifarResNet
 from .densenet import LAYERS, DenseNet
+from .efficientnet import SCALES, EfficientNet
+from .mobilenet import WIDTHS, MobileNetV1, MobileNetV2
 from .plain import PlainBlock
 from .resnet import BLOCKS, BasicBlock, Bottleneck, ResNet
 from .se_resnet import se_resnet
+from .squeezenet import FIRES, SqueezeNet
 from .vgg import CONFIGURATIONS, VGG
 
 __all__ = [
@@ -36,6 +39,10 @@ SIMONYAN = "Simonyan & Zisserman 2015"
 HE = "He et al. 2016"
 HU = "Hu et al. 2018"
 HUANG = "Huang et al. 2017"
+HOWARD = "Howard et al. 2017"
+SANDLER = "Sandler et al. 2018"
+TAN = "Tan & Le 2019"
+IANDOLA = "Iandola et al. 2016"
 
 
 MODELS: dict[str, Network] = {}
@@ -68,6 +75,16 @@ for _depth in DEPTHS:
     _add(f"resnet{_depth}", partial(CifarResNet, _depth), 32, lr=0.1, paper=HE)
     _add(f"plain{_depth}", partial(CifarResNet, _depth, "plain"), 32, paper=HE)
     _add(f"se_resnet{_depth}", partial(CifarResNet, _depth, "se"), 32, lr=0.1, paper=HU)
+
+for _width in WIDTHS:
+    _name = f"mobilenet_v1_{_width:g}"
+    _add(_name, partial(MobileNetV1, _width), 224, paper=HOWARD)
+_add("mobilenet_v2", MobileNetV2, 224, paper=SANDLER)
+for _scale, (_, _, _side, _) in SCALES.items():
+    _add(f"efficientnet_b{_scale}", partial(EfficientNet, _scale), _side, paper=TAN)
+for _version in FIRES:
+    _name = f"squeezenet{_version.replace('.', '_')}"
+    _add(_name, partial(SqueezeNet, _version), 224, smallest=21, paper=IANDOLA)
 
 SHORT = {  # Noh 2021, Table A1
     "vgg": "vgg19",

@@ -27,13 +27,13 @@ from tinyflow.flow.trace import Row
 ONE = np.ones(1)
 
 
-def residual(a, x=ONE, cotangent=ONE):
-    """The tape of H = a x + x."""
+def residual(a, x=ONE, cotangent=ONE, last=lambda h: h):
+    """The tape of H = a x + x, and what acts on it."""
     with Tape("edges") as tape:
         x = mark(Tensor(x, requires_grad=True) * 1.0, "b.in")
         branch, shortcut = fork(x, "residual", "shortcut")
-        h = mark(ops.mul(branch, a) + shortcut, "b.H")
-    tape.backward(h, cotangent)
+        y = last(mark(ops.mul(branch, a) + shortcut, "b.H"))
+    tape.backward(y, cotangent)
     return tape
 
 
@@ -67,8 +67,10 @@ def test_a_sum_is_no_shorter_than_its_parts_differ(short, holds):
 
 def test_a_mask_is_what_lies_above_zero():
     x = np.array([0.0, 1.0, -1.0, 2.0])
+    (t,) = flow.block_terms(residual(0.0, x, np.ones(4), ops.relu))
+    assert t.mask == 0.5 and t.norms["H"] == t.norms["x"] == t.ratio * 2**0.5 == 2**0.5
     (t,) = flow.block_terms(residual(0.0, x, np.ones(4)))
-    assert t.mask == 0.5 and t.norms["H"] == t.norms["x"] == t.ratio * 2 == 2
+    assert t.mask is None and t.norms["H"] == t.norms["x"] == t.ratio * 2 == 2
 
 
 def test_where_nothing_arrives_all_is_zero():

@@ -7,6 +7,9 @@ With H(x) = F(x) + S(x) and g = ∂L/∂·, J a Jacobian and s the gate of an SE
     SE        g_x = Sᵀ g_H  +  J_Fᵀ (s ⊙ g_H)  +  J_Fᵀ g_gate
                                     shortcut + gain + gate                      (3)
 
+Where x is forked into branches with other names that are concatenated (Inception, Fire)
+each of them is a term: g_x = Σ_b J_bᵀ g_b. A gate may stand anywhere in F (MBConv).
+
 Every term is an edge, or one pullback from an edge; none is estimated. H is the sum
 *before* the ReLU: g_H = 1[H > 0] ⊙ g_y, so even an identity shortcut carries a product
 of masks from block to block. S is the identity only where it is called so; projections
@@ -40,12 +43,14 @@ class Block:
     Attributes:
         name: module path, e.g. ``layer3.2``.
         kind: "plain", or how its shortcut runs: "identity", "projection", "option A",
-            "other".
+            "other"; or "branches".
         x, h: its input and H, the value that enters its last ReLU.
         out: its output, if it has a name.
         residual, shortcut: the two edges into x; None in a plain block.
-        f: the output of the weighted layers, before any gate; h itself if plain.
+        f: what the gate of an SE block acts on; without one the output of the weighted
+            layers, h itself if plain.
         scale, squeeze: the two edges into f of an SE block, else None.
+        branches: the labelled edges into x of a block of branches, by label.
     """
 
     name: str
@@ -58,6 +63,7 @@ class Block:
     f: Node
     scale: Edge | None
     squeeze: Edge | None
+    branches: dict[str, Edge] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,8 @@ class Terms:
             against the sum. A share is not an importance.
         cosines: between each pair of terms.
         cancellation: ‖g_x‖ / Σ‖term‖: 1 if all terms align, 0 if they cancel.
-        mask: share of H's entries above zero, what the ReLU lets through.
+        mask: share of H's entries above zero, what the ReLU lets through; None where
+            none acts on H.
         closure: ‖g_x - Σ terms‖ / ‖g_x‖, the conservation error.
         gate: for SE, mean, min and max of s, mean of s(1 - s) and the share of squeeze
             units that are dead for the whole batch.
@@ -134,12 +141,29 @@ def _block(tape: Tape, path: str, h: Node) -> Block:
         side = next(e for e in h.edges if e.producer is not x)
         f = side.producer
     scale = squeeze = None
-    gate = [e for e in f.edges if e.label == "scale"]
-    if gate:
-        scale, f = gate[0], gate[0].producer
+    gates = _gates(tape, x, h) if shortcut is not None else []
+    if len(gates) == 1:  # of several the residual branch is left whole
+        scale, f = gates[0], gates[0].producer
         squeeze = tape.edge(f, "squeeze")
+    branches = _branches(tape, x, h) if shortcut is None else {}
+    if branches:
+        kind = "branches"
     out = tape.names.get(path)
-    return Block(path, kind, x, h, out, residual, shortcut, f, scale, squeeze)
+    return Block(path, kind, x, h, out, residual, shortcut, f, scale, squeeze, branches)
+
+
+def _gates(tape: Tape, x: Node, h: Node) -> list[Edge]:
+    """The edges labelled "scale" between x and h."""
+    inside = tape.nodes[x.index + 1 : h.index + 1]
+    edges = (edge for node in inside for edge in node.edges)
+    return [e for e in edges if e.label == "scale" and e.producer.index > x.index]
+
+
+def _branches(tape: Tape, x: Node, h: Node) -> dict[str, Edge]:
+    """The edges into x by label, if x is read twice or more up to h, each with one."""
+    edges = [e for e in tape.edges(x) if e.index <= h.index]
+    found = {edge.label: edge for edge in edges if edge.label}
+    return found if len(found) == len(edges) > 1 else {}
 
 
 def _labelled(tape: Tape, x: Node, label: str, h: Node) -> Edge | None:
@@ -152,10 +176,13 @@ def split(tape: Tape, block: Block) -> dict[str, Array]:
     """The terms of ∂L/∂x of one block, by name; their sum is the gradient.
 
     "F" in a plain block; "shortcut" and "residual"; "shortcut", "gain" and "gate" with
-    squeeze-and-excitation; "other" for uses of x outside the block.
+    squeeze-and-excitation; the labels of a block of branches; "other" for uses of x
+    outside the block.
     """
     terms: dict[str, Array] = {}
-    if block.shortcut is None or block.residual is None:
+    if block.branches:
+        terms = {name: _message(edge) for name, edge in block.branches.items()}
+    elif block.shortcut is None or block.residual is None:
         terms["F"] = tape.pullback(block.h, block.h.grad, to=block.x)
     else:
         terms["shortcut"] = _message(block.shortcut)
@@ -224,23 +251,32 @@ def measure(tape: Tape, block: Block) -> Terms:
             for b in names[i + 1 :]
         },
         cancellation=size / unit / parts if parts else 0.0,
-        mask=None if block.h.value is None else float((block.h.value > 0).mean()),
+        mask=_mask(tape, block.h),
         closure=relative(g - total, g),
         gate=_gate(tape, block),
         flags=flags,
     )
 
 
+def _mask(tape: Tape, h: Node) -> float | None:
+    """What part of H a ReLU lets through; None if there is none, or H was not kept."""
+    rectified = any(tape.nodes[e.index].op == "relu" for e in tape.edges(h))
+    if not rectified or h.value is None:
+        return None
+    return float((h.value > 0).mean())
+
+
 def _gate(tape: Tape, block: Block) -> dict[str, float]:
     if block.scale is None:
         return {}
-    s = tape.nodes[block.scale.index].edges[1].producer.value
-    if s is None:
+    gate = tape.nodes[block.scale.index].edges[1].producer
+    if gate.value is None:
         return {}
-    s = asnumpy(s)
-    squeezed = tape.names.get(f"{block.name}.se.relu")
+    s = asnumpy(gate.value)
+    # s = σ(conv(φ(…))), and φ is a ReLU, whose units may be dead, or another.
+    squeezed = gate.edges[0].producer.edges[0].producer
     dead = 0.0
-    if squeezed is not None and squeezed.value is not None:
+    if squeezed.op == "relu" and squeezed.value is not None:
         dead = float((asnumpy(squeezed.value).max(axis=(0, 2, 3)) <= 0).mean())
     return {
         "mean": float(s.mean()),

@@ -156,8 +156,8 @@ def to_json(summary: Summary) -> Row:
         "median_block_ratio": summary.ratio,
         "median_shares": {
             name: summary.share(name)
-            for name in ("F", "shortcut", "residual", "gain", "gate")
-            if summary.share(name) is not None
+            for name in dict.fromkeys(n for b in summary.blocks for n in b.shares)
+            if name != "other"
         },
         "mean_cosine_shortcut_rest": summary.cosine,
         "blocks": [_block(b) for b in summary.blocks]

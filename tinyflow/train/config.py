@@ -38,8 +38,6 @@ class TrainConfig:
     Attributes:
         model: the network, e.g. ``models.find("resnet20")``, or one's own:
             ``Network("mine", MyNet)``.
-        recipe: name of the one that `tinyflow.train.recipes.from_recipe` took the
-            options from, for the record.
         dataset: one of ``tinyflow.data.DATASETS``.
         data_dir: folder with the files of the data set; shapes needs none.
         image_size: pixels that the images of "folder" are given; None means 224.
@@ -47,6 +45,8 @@ class TrainConfig:
             there are cores. The images are the same.
         bad_images: one of `BAD_IMAGES`, of "folder": whether one that cannot be decoded
             ends the run, or all are decoded once at its beginning, and those left out.
+        recipe: name of the one that `tinyflow.train.recipes.from_recipe` took the
+            options from, for the record.
         epochs: passes over the training images, at least 1.
         iterations: steps of the whole run, or None: then `epochs` says how many.
         batch_size: images per step, at least 1.
@@ -116,12 +116,12 @@ class TrainConfig:
     """
 
     model: Network
-    recipe: str | None = None
     dataset: str = "shapes"
     data_dir: Path | None = None
     image_size: int | None = None
     workers: int | None = None
     bad_images: str = "refuse"
+    recipe: str | None = None
     epochs: int = EPOCHS
     iterations: int | None = None
     batch_size: int = 64

@@ -7,7 +7,7 @@ also has its own marker or line style. Text is 15 points or more on a 16:9 page.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,27 @@ TERMS: dict[str, dict[str, Any]] = {  # how each term of a block is always drawn
     "gate": {"color": GREEN, "marker": "D", "ls": ":", "label": "gate"},
     "other": {"color": PINK, "marker": "v", "ls": "-.", "label": "other uses"},
 }
+
+BRANCHES: tuple[dict[str, Any], ...] = (  # terms with names of their own, in order
+    {"color": BLUE, "marker": "s", "ls": "-"},
+    {"color": RED, "marker": "^", "ls": "--"},
+    {"color": GREEN, "marker": "D", "ls": ":"},
+    {"color": ORANGE, "marker": "v", "ls": "-."},
+    {"color": SKY, "marker": "P", "ls": (0, (5, 1, 1, 1, 1, 1))},
+    {"color": PINK, "marker": "X", "ls": (0, (1, 1))},
+)
+
+
+def drawn(names: Collection[str]) -> dict[str, dict[str, Any]]:
+    """How each of these terms is drawn, in the order of the legend."""
+    known = {name: how for name, how in TERMS.items() if name in names}
+    others = [name for name in dict.fromkeys(names) if name not in TERMS]
+    own = {
+        name: BRANCHES[i % len(BRANCHES)] | {"label": name}
+        for i, name in enumerate(others)
+    }
+    return own | known
+
 
 STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tinyflow.flow.blocks import Terms
 from tinyflow.flow.compare import Summary
@@ -17,6 +17,7 @@ from tinyflow.flow.show.figures import (
     TERMS,
     at_least_decades,
     depth_ticks,
+    drawn,
     frame,
     log_axis,
     stage_lines,
@@ -26,6 +27,9 @@ from tinyflow.flow.show.figures import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+Drawn: TypeAlias = Mapping[str, Mapping[str, Any]]
+"""How each term is drawn, in the order of the legend."""
 
 NETS = (  # colour, marker
     (BLACK, "o"),
@@ -99,12 +103,12 @@ def _relative(summary: Summary) -> tuple[list[float], list[float]]:
 def terms(blocks: Sequence[Terms], name: str, conditions: str) -> Figure:
     """Norms, signed shares and cosines of the terms of every block, three panels."""
     with style():
-        found = [t for t in TERMS if any(t in b.shares for b in blocks)]
-        plain = found == ["F"]
+        found = drawn([t for b in blocks for t in b.shares])
+        plain = list(found) == ["F"]
         figure = frame(
             f"{name}: what the gradient of each block consists of",
             conditions,
-            _caption(plain, "gate" in found),
+            _caption(found),
         )
         names = [b.name for b in blocks]
         rows = 2 if plain else 3
@@ -122,19 +126,20 @@ def terms(blocks: Sequence[Terms], name: str, conditions: str) -> Figure:
         return figure
 
 
-def _caption(plain: bool, gated: bool) -> str:
+def _caption(found: Collection[str]) -> str:
     start = (
         "How to read: one position per block, the image to the left, the loss to the "
         "right; the gradient travels from right to left. "
     )
-    if plain:
+    if list(found) == ["F"]:
         return start + (
             "Above: the gradient's size (powers of ten) where it enters the block, at "
             "H, and where it leaves, at x. There is no shortcut, so everything passes "
             "through F, and the two differ by what F does to it. Below: the second "
             "divided by the first; below 1 the block shrinks the gradient."
         )
-    names = "shortcut + gain + gate" if gated else "shortcut + residual"
+    names = " + ".join(t for t in found if t not in ("F", "other"))
+    names += " (where there is no shortcut, F alone)" if "F" in found else ""
     return start + (
         f"The gradient of a block's input is the sum {names}. Top: their sizes (powers "
         "of ten). Middle: the signed share of each in the sum; shares add up to 1, and "
@@ -154,10 +159,10 @@ def _beside(axes: Axes) -> None:
     axes.legend(loc="center left", bbox_to_anchor=(1.005, 0.5), handlelength=2.2)
 
 
-def _norms(axes: Axes, blocks: Sequence[Terms], found: Sequence[str]) -> None:
+def _norms(axes: Axes, blocks: Sequence[Terms], found: Drawn) -> None:
     """Sizes, on powers of ten; a term of size zero leaves a gap."""
     total = {"color": GREY, "marker": "", "ls": "-", "lw": 6, "alpha": 0.45}
-    if found == ["F"]:
+    if list(found) == ["F"]:
         entering = {"color": BLUE, "marker": "s", "ls": "--", "label": "at H (enters)"}
         _line(axes, [b.norms["H"] or None for b in blocks], entering)
         _line(
@@ -169,8 +174,8 @@ def _norms(axes: Axes, blocks: Sequence[Terms], found: Sequence[str]) -> None:
         _line(
             axes, [b.norms["x"] or None for b in blocks], total | {"label": "their sum"}
         )
-        for t in found:
-            _line(axes, [b.norms.get(t) or None for b in blocks], TERMS[t])
+        for t, how in found.items():
+            _line(axes, [b.norms.get(t) or None for b in blocks], how)
     log_axis(axes.yaxis)
     shown = [b.norms[t] for b in blocks for t in (*found, "x") if t in b.norms]
     at_least_decades(axes, shown)
@@ -187,11 +192,11 @@ def _ratios(axes: Axes, blocks: Sequence[Terms]) -> None:
     _beside(axes)
 
 
-def _shares(axes: Axes, blocks: Sequence[Terms], found: Sequence[str]) -> None:
+def _shares(axes: Axes, blocks: Sequence[Terms], found: Drawn) -> None:
     axes.axhline(0, color=BLACK, lw=1.6)
     axes.axhline(1, color=GREY, lw=1.2, ls=":")
-    for t in found:
-        _line(axes, [b.shares.get(t) for b in blocks], TERMS[t])
+    for t, how in found.items():
+        _line(axes, [b.shares.get(t) for b in blocks], how)
     low, high = axes.get_ylim()
     axes.set_ylim(min(low, -0.1), max(high, 1.1))
     axes.set_ylabel("signed share")
@@ -206,6 +211,10 @@ def _cosines(axes: Axes, blocks: Sequence[Terms]) -> None:
             style["label"] = label
             style["ms"] = size if len(blocks) < 30 else 0.7 * size
             _line(axes, [b.cosines.get(pair) for b in blocks], style)
+    pairs = [p for b in blocks if b.kind == "branches" for p in b.cosines]
+    for pair, how in drawn(pairs).items():
+        said = how | {"label": pair.replace(",", ", ")}
+        _line(axes, [b.cosines.get(pair) for b in blocks], said)
     axes.set_ylim(-1.08, 1.08)
     axes.set_yticks([-1, 0, 1])
     axes.set_ylabel("cosine")
