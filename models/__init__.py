@@ -14,7 +14,7 @@ from fnmatch import fnmatchcase
 from tinyflow import nn
 from tinyflow.network import Network, Zoo, count_macs, count_parameters
 
-from . import cifar_resnet, densenet, plain, resnet, se_resnet, vgg
+from . import cifar_resnet, densenet, plain, preact_resnet, resnet, se_resnet, vgg
 
 __all__ = [
     "FAMILIES",
@@ -35,6 +35,7 @@ FAMILIES = {
     "Plain nets": plain.NETWORKS,
     "SE-ResNet": se_resnet.NETWORKS,
     "ResNet for CIFAR": cifar_resnet.NETWORKS,
+    "Pre-activation ResNet": preact_resnet.NETWORKS,
     "DenseNet": densenet.NETWORKS,
 }
 MODELS = {network.name: network for rows in FAMILIES.values() for network in rows}

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from models.cifar_resnet import CifarResNet
+from models.preact_resnet import BottleneckUnit, PreActResNet, Unit
 from models.resnet import BasicBlock, ResNet
 from models.se_resnet import squeeze_excitation
 from tinyflow import nn
@@ -57,7 +58,17 @@ def se_resnet12(**to: Any) -> nn.Module:
     return ResNet(BasicBlock, (1, 2, 1, 1), squeeze_excitation, **to)
 
 
+def preact14(**to: Any) -> nn.Module:
+    return PreActResNet(Unit, 14, **to)
+
+
+def preact20(**to: Any) -> nn.Module:
+    return PreActResNet(BottleneckUnit, 20, **to)
+
+
 FAMILIES = {
     "resnet8_b": Small(cifar_b, ("CifarB", 1), 12),
     "se_resnet12": Small(se_resnet12, ("SEResNet", (1, 2, 1, 1)), 40),
+    "preact_resnet14": Small(preact14, ("PreAct", 2, 2), 12),
+    "preact_resnet20": Small(preact20, ("PreAct", 3, 2), 12),
 }

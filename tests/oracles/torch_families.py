@@ -53,6 +53,56 @@ class Basic(nn.Module):
         return F.relu(self.se(f) + self.downsample(x))
 
 
+class PreActivated(nn.Module):
+    """He et al. 2016, arXiv:1603.05027, Figure 1 (b); a stage's first `opens` it."""
+
+    def __init__(self, cin, width, stride, opens, layers):
+        super().__init__()
+        cout = width if layers == 2 else 4 * width
+        widths = (cin, width, cout) if layers == 2 else (cin, width, width, cout)
+        self.layers, self.opens, self.stride, self.cout = layers, opens, stride, cout
+        for i in range(1, layers + 1):
+            kernel = 3 if layers == 2 or i == 2 else 1
+            step = stride if i == layers - 1 else 1
+            setattr(self, f"bn{i}", nn.BatchNorm2d(widths[i - 1]))
+            setattr(self, f"conv{i}", conv(widths[i - 1], widths[i], kernel, step))
+        if layers == 3 and opens:
+            self.downsample = conv(cin, cout, 1, stride)
+
+    def forward(self, x):
+        f = F.relu(self.bn1(x))
+        shortcut = f if self.opens else x
+        f = self.conv1(f)
+        for i in range(2, self.layers + 1):
+            f = getattr(self, f"conv{i}")(F.relu(getattr(self, f"bn{i}")(f)))
+        if self.layers == 3 and self.opens:
+            shortcut = self.downsample(shortcut)
+        elif self.stride == 2:
+            more = (self.cout - x.shape[1]) // 2
+            shortcut = F.pad(shortcut[:, :, ::2, ::2], (0, 0, 0, 0, more, more))
+        return f + shortcut
+
+
+class PreAct(nn.Module):
+    """The same paper's networks for CIFAR, of units with 2 or 3 `layers`."""
+
+    def __init__(self, layers, n):
+        super().__init__()
+        self.conv1, cin = conv(3, 16), 16
+        for i, width in enumerate((16, 32, 64), 1):
+            units = []
+            for j in range(n):
+                stride = 2 if i > 1 and j == 0 else 1
+                units.append(PreActivated(cin, width, stride, j == 0, layers))
+                cin = units[-1].cout
+            setattr(self, f"layer{i}", nn.Sequential(*units))
+        self.bn, self.fc = nn.BatchNorm2d(cin), nn.Linear(cin, 10)
+
+    def forward(self, x):
+        x = self.layer3(self.layer2(self.layer1(self.conv1(x))))
+        return self.fc(F.relu(self.bn(x)).mean((2, 3)))
+
+
 class CifarB(nn.Module):
     """He et al. 2016, section 4.2, with option B."""
 

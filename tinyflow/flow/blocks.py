@@ -10,7 +10,11 @@ With H(x) = F(x) + S(x) and g = ∂L/∂·, J a Jacobian and s the gate of an SE
 Every term is an edge, or one pullback from an edge; none is estimated. H is the sum
 *before* the ReLU: g_H = 1[H > 0] ⊙ g_y, so even an identity shortcut carries a product
 of masks from block to block. S is the identity only where it is called so; projections
-and option-A shortcuts are matrices, and labelled as what they are.
+and option-A shortcuts are matrices, and labelled as what they are. Where no ReLU
+follows the sum (He et al. 2016, arXiv:1603.05027) there is no mask, and g_H = g_y.
+
+A block may fork what is made from x alone, a = A(x), instead of x: both terms of g_a
+are then sent on to x by J_Aᵀ, and still add up to g_x.
 """
 
 from __future__ import annotations
@@ -39,11 +43,12 @@ class Block:
 
     Attributes:
         name: module path, e.g. ``layer3.2``.
-        kind: "plain", or how its shortcut runs: "identity", "projection", "option A",
-            "other".
-        x, h: its input and H, the value that enters its last ReLU.
+        kind: "plain", or how its shortcut runs: "identity", "pre-activation" (identity
+            but for what comes before the fork), "projection", "option A", "other".
+        x, h: its input and H, the sum, which enters its last ReLU if it has one.
         out: its output, if it has a name.
-        residual, shortcut: the two edges into x; None in a plain block.
+        fork: what it forks: x, or the value that everything from x passes first.
+        residual, shortcut: the two edges into that; None in a plain block.
         f: the output of the weighted layers, before any gate; h itself if plain.
         scale, squeeze: the two edges into f of an SE block, else None.
     """
@@ -53,6 +58,7 @@ class Block:
     x: Node
     h: Node
     out: Node | None
+    fork: Node
     residual: Edge | None
     shortcut: Edge | None
     f: Node
@@ -72,7 +78,8 @@ class Terms:
             against the sum. A share is not an importance.
         cosines: between each pair of terms.
         cancellation: ‖g_x‖ / Σ‖term‖: 1 if all terms align, 0 if they cancel.
-        mask: share of H's entries above zero, what the ReLU lets through.
+        mask: share of H's entries above zero, what the ReLU lets through; None where
+            H is not read by a ReLU alone.
         closure: ‖g_x - Σ terms‖ / ‖g_x‖, the conservation error.
         gate: for SE, mean, min and max of s, mean of s(1 - s) and the share of squeeze
             units that are dead for the whole batch.
@@ -108,8 +115,8 @@ def has_forks(tape: Tape) -> bool:
 def find_blocks(tape: Tape) -> list[Block]:
     """Every block on the tape, first one first.
 
-    A block is a module that marks its pre-activation sum, ``mark(h, "H")``; its input
-    is ``<path>.in``, its fork the edges "residual" and "shortcut". All networks
+    A block is a module that marks its sum, before a last ReLU, ``mark(h, "H")``; its
+    input is ``<path>.in``, its fork the edges "residual" and "shortcut". All networks
     in ``models/`` do so; so can yours.
     """
     found = []
@@ -124,14 +131,17 @@ def find_blocks(tape: Tape) -> list[Block]:
 
 def _block(tape: Tape, path: str, h: Node) -> Block:
     x = tape[f"{path}.in"]
-    residual = _labelled(tape, x, "residual", h)
-    shortcut = _labelled(tape, x, "shortcut", h)
+    fork = _fork(tape, x, h)
+    residual = _labelled(tape, fork, "residual", h)
+    shortcut = _labelled(tape, fork, "shortcut", h)
     kind, f = "plain", h
     if shortcut is not None:
         consumer = tape.nodes[shortcut.index]
-        kind = "identity" if consumer is h else KINDS.get(consumer.op, "other")
+        kind = KINDS.get(consumer.op, "other")
+        if consumer is h:
+            kind = "identity" if fork is x else "pre-activation"
         # H reads the residual branch in the slot that the shortcut does not use.
-        side = next(e for e in h.edges if e.producer is not x)
+        side = next(e for e in h.edges if e.producer is not fork)
         f = side.producer
     scale = squeeze = None
     gate = [e for e in f.edges if e.label == "scale"]
@@ -139,7 +149,18 @@ def _block(tape: Tape, path: str, h: Node) -> Block:
         scale, f = gate[0], gate[0].producer
         squeeze = tape.edge(f, "squeeze")
     out = tape.names.get(path)
-    return Block(path, kind, x, h, out, residual, shortcut, f, scale, squeeze)
+    return Block(path, kind, x, h, out, fork, residual, shortcut, f, scale, squeeze)
+
+
+def _fork(tape: Tape, x: Node, h: Node) -> Node:
+    """What the block that ends in `h` forks: all from `x` to there has one reader."""
+    start = x
+    while x is not h:
+        within = [e for e in tape.edges(x) if e.index <= h.index]
+        if len(within) != 1:
+            return x
+        x = tape.nodes[within[0].index]
+    return start
 
 
 def _labelled(tape: Tape, x: Node, label: str, h: Node) -> Edge | None:
@@ -158,12 +179,15 @@ def split(tape: Tape, block: Block) -> dict[str, Array]:
     if block.shortcut is None or block.residual is None:
         terms["F"] = tape.pullback(block.h, block.h.grad, to=block.x)
     else:
-        terms["shortcut"] = _message(block.shortcut)
+        parts = [("shortcut", block.shortcut, block.fork)]
         if block.scale is None or block.squeeze is None:
-            terms["residual"] = _message(block.residual)
+            parts.append(("residual", block.residual, block.fork))
         else:
-            for name, edge in (("gain", block.scale), ("gate", block.squeeze)):
-                terms[name] = tape.pullback(block.f, _message(edge), to=block.x)
+            parts.append(("gain", block.scale, block.f))
+            parts.append(("gate", block.squeeze, block.f))
+        for name, edge, node in parts:
+            g = _message(edge)
+            terms[name] = g if node is block.x else tape.pullback(node, g, to=block.x)
     inside = {e.index for e in tape.edges(block.x) if e.index <= block.h.index}
     for edge in tape.edges(block.x):
         if edge.index not in inside and edge.grad is not None:
@@ -224,11 +248,18 @@ def measure(tape: Tape, block: Block) -> Terms:
             for b in names[i + 1 :]
         },
         cancellation=size / unit / parts if parts else 0.0,
-        mask=None if block.h.value is None else float((block.h.value > 0).mean()),
+        mask=_mask(tape, block.h),
         closure=relative(g - total, g),
         gate=_gate(tape, block),
         flags=flags,
     )
+
+
+def _mask(tape: Tape, h: Node) -> float | None:
+    readers = {tape.nodes[e.index].op for e in tape.edges(h)}
+    if h.value is None or readers != {"relu"}:
+        return None
+    return float((h.value > 0).mean())
 
 
 def _gate(tape: Tape, block: Block) -> dict[str, float]:
