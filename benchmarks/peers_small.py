@@ -90,7 +90,7 @@ class SmallPeer(Peer):
                 x = F.max_pool2d(x, 3, 2, ceil_mode=True)
                 continue
             s = F.relu(self.conv(x, f"{at}.squeeze"))
-            x = self.conv(s, f"{at}.expand.conv1")
-            y = self.conv(s, f"{at}.expand.conv3", padding=1)
+            x = self.conv(s, f"{at}.expand1x1")
+            y = self.conv(s, f"{at}.expand3x3", padding=1)
             x = F.relu(torch.cat([x, y], 1))
-        return F.relu(self.conv(x, "conv")).mean((2, 3))
+        return F.relu(self.conv(x, "classifier.1")).mean((2, 3))

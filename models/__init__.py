@@ -1,29 +1,34 @@
-"""The networks, one paper a file, and the table that names them.
+"""The networks, one paper a file, and how they are found by name.
 
-``build_model("se_resnet50", num_classes=10)``. The short names vgg, resnet, se_resnet
+``build_model("se_resnet50", num_classes=10)``. Each paper's file ends with its own
+table, ``NETWORKS``; here they come together. The short names vgg, resnet, se_resnet
 and densenet mean the four networks of Noh 2021, Table A1.
 """
 
 from __future__ import annotations
 
 import difflib
-from functools import partial
-from typing import Any
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
 
 from tinyflow import nn
 from tinyflow.network import Network, Zoo, count_macs, count_parameters
 
-from .cifar_resnet import DEPTHS, CifarResNet
-from .densenet import LAYERS, DenseNet
-from .efficientnet import SCALES, EfficientNet
-from .mobilenet import WIDTHS, MobileNetV1, MobileNetV2
-from .plain import PlainBlock
-from .resnet import BLOCKS, BasicBlock, Bottleneck, ResNet
-from .se_resnet import se_resnet
-from .squeezenet import FIRES, SqueezeNet
-from .vgg import CONFIGURATIONS, VGG
+from . import (
+    cifar_resnet,
+    densenet,
+    efficientnet,
+    mobilenet,
+    plain,
+    preact_resnet,
+    resnet,
+    se_resnet,
+    squeezenet,
+    vgg,
+)
 
 __all__ = [
+    "FAMILIES",
     "MODELS",
     "SHORT",
     "ZOO",
@@ -35,57 +40,19 @@ __all__ = [
     "list_models",
 ]
 
-SIMONYAN = "Simonyan & Zisserman 2015"
-HE = "He et al. 2016"
-HU = "Hu et al. 2018"
-HUANG = "Huang et al. 2017"
-HOWARD = "Howard et al. 2017"
-SANDLER = "Sandler et al. 2018"
-TAN = "Tan & Le 2019"
-IANDOLA = "Iandola et al. 2016"
-
-
-MODELS: dict[str, Network] = {}
-
-
-def _add(name: str, make: Any, native: int, **more: Any) -> None:
-    MODELS[name] = Network(name, make, native, **more)
-
-
-for _depth in CONFIGURATIONS:
-    _add(
-        f"vgg{_depth}", partial(VGG, _depth, False), 224,
-        lr=0.01, smallest=32, adam_lr=5e-5, paper=SIMONYAN,
-    )  # fmt: skip
-    _add(
-        f"vgg{_depth}_bn", partial(VGG, _depth, True), 224,
-        lr=0.02, smallest=32, paper=SIMONYAN,
-    )  # fmt: skip
-for _depth, _blocks in BLOCKS.items():
-    _block = BasicBlock if _depth < 50 else Bottleneck
-    _add(f"resnet{_depth}", partial(ResNet, _block, _blocks), 224, paper=HE)
-for _depth in (18, 34):
-    _add(f"plain{_depth}", partial(ResNet, PlainBlock, BLOCKS[_depth]), 224, paper=HE)
-for _depth in (50, 101, 152):
-    _add(f"se_resnet{_depth}", partial(se_resnet, _depth), 224, paper=HU)
-for _depth in LAYERS:
-    _make = partial(DenseNet, _depth)
-    _add(f"densenet{_depth}", _make, 224, smallest=29, adam_lr=1e-3, paper=HUANG)
-for _depth in DEPTHS:
-    _add(f"resnet{_depth}", partial(CifarResNet, _depth), 32, lr=0.1, paper=HE)
-    _add(f"plain{_depth}", partial(CifarResNet, _depth, "plain"), 32, paper=HE)
-    _add(f"se_resnet{_depth}", partial(CifarResNet, _depth, "se"), 32, lr=0.1, paper=HU)
-
-for _width in WIDTHS:
-    _name = f"mobilenet_v1_{_width:g}"
-    _add(_name, partial(MobileNetV1, _width), 224, paper=HOWARD)
-_add("mobilenet_v2", MobileNetV2, 224, paper=SANDLER)
-for _scale, (_, _, _side, _) in SCALES.items():
-    _add(f"efficientnet_b{_scale}", partial(EfficientNet, _scale), _side, paper=TAN)
-for _version in FIRES:
-    _name = f"squeezenet{_version.replace('.', '_')}"
-    _add(_name, partial(SqueezeNet, _version), 224, smallest=21, paper=IANDOLA)
-
+FAMILIES = {
+    "VGG": vgg.NETWORKS,
+    "ResNet": resnet.NETWORKS,
+    "Plain nets": plain.NETWORKS,
+    "SE-ResNet": se_resnet.NETWORKS,
+    "ResNet for CIFAR": cifar_resnet.NETWORKS,
+    "Pre-activation ResNet": preact_resnet.NETWORKS,
+    "DenseNet": densenet.NETWORKS,
+    "MobileNet": mobilenet.NETWORKS,
+    "EfficientNet": efficientnet.NETWORKS,
+    "SqueezeNet": squeezenet.NETWORKS,
+}
+MODELS = {network.name: network for rows in FAMILIES.values() for network in rows}
 SHORT = {  # Noh 2021, Table A1
     "vgg": "vgg19",
     "resnet": "resnet50",
@@ -132,29 +99,55 @@ def build_model(
     )
 
 
-def list_models(num_classes: int = 10) -> list[str]:
-    """A heading and a line per network: parameters, multiply-adds, paper.
+def list_models(num_classes: int = 10, pattern: str = "*") -> Iterator[str]:
+    """A heading, and by family a line per network: parameters, multiply-adds, paper.
 
     Where the classifier depends on the image size (VGG), the parameters are those at
     32x32 with, in brackets, those at the native size.
+
+    Args:
+        num_classes: of each network.
+        pattern: of the names to list, as of files: ``se_*``.
+
+    Raises:
+        ValueError: no name is like that.
     """
-    lines = [
-        f"{'model':<14}{'parameters':>28}{'native':>8}{'GMACs':>9}{'at 32':>9}  paper"
-    ]
     short = {full: name for name, full in SHORT.items()}
-    for name, network in MODELS.items():
-        sizes = {}
-        for size in (32, side := network.native or 32):
-            model = network.build(num_classes=num_classes, image_size=size, seed=None)
-            sizes[size] = count_parameters(model), count_macs(model, size)
-        (small, at32), (large, native) = sizes[32], sizes[side]
-        parameters = f"{small:,}" + (f" ({large:,})" if large != small else "")
-        note = f"  = {short[name]}" if name in short else ""
-        lines.append(
-            f"{name:<14}{parameters:>28}{side:>8}{native / 1e9:>9.3f}"
-            f"{at32 / 1e9:>9.4f}  {network.paper}{note}"
+    chosen = [
+        name
+        for name in MODELS
+        if any(fnmatchcase(n, pattern) for n in (name, short.get(name, name)))
+    ]
+    if not chosen:
+        raise ValueError(
+            f"no network has a name like {pattern!r}; those of a family begin alike, "
+            "as in 'densenet*'"
         )
-    return lines
+    wide = 2 + max(map(len, chosen))
+    columns = f"{'parameters':>28}{'native':>8}{'GMACs':>9}{'at 32':>9}  paper"
+    yield f"{'model':<{wide}}{columns}"
+    for family, rows in FAMILIES.items():
+        members = [network for network in rows if network.name in chosen]
+        if members:
+            yield family
+        for network in members:
+            known = f"  = {short[network.name]}" if network.name in short else ""
+            yield f"  {network.name:<{wide - 2}}{_counted(network, num_classes)}{known}"
+
+
+def _counted(network: Network, num_classes: int) -> str:
+    """What follows the name of a network in its line."""
+    side, found = network.native or 32, {}
+    for size in {32, side}:
+        if size >= network.smallest:
+            how = {"num_classes": num_classes, "image_size": size}
+            model = network.build(seed=None, **how)
+            found[size] = count_parameters(model), count_macs(model, size)
+    large, native = found[side]
+    small, few = found.get(32, (large, 0))
+    parameters = f"{small:,}" + (f" ({large:,})" if large != small else "")
+    at32 = f"{few / 1e9:.4f}" if few else "-"
+    return f"{parameters:>28}{side:>8}{native / 1e9:>9.3f}{at32:>9}  {network.paper}"
 
 
 ZOO = Zoo(find, list_models)

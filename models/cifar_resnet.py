@@ -1,23 +1,28 @@
 """ResNets and plain nets for CIFAR (He et al. 2016, arXiv:1512.03385, section 4.2).
 
 6n + 2 weighted layers: a 3x3 stem of 16 channels, three stages of n basic blocks at
-32x32/16, 16x16/32 and 8x8/64, global average, one linear layer. All shortcuts are
-parameter-free (option A), so a ResNet and the plain net of its depth have exactly the
-same parameters.
+32x32/16, 16x16/32 and 8x8/64, global average, one linear layer. The paper's shortcuts
+are all parameter-free (option A), so a ResNet and the plain net of its depth have
+exactly the same parameters. ``resnet20_b`` and its like have projections where the
+shape changes (option B).
 """
 
 from __future__ import annotations
 
 import math
+from functools import partial
 
 from tinyflow import nn, ops
+from tinyflow.network import Network
 from tinyflow.tensor import Tensor
 
 from .plain import PlainBlock
-from .resnet import BasicBlock, conv3x3, drop_deeper, no_gate, projection, stage
+from .resnet import PAPER, BasicBlock, conv3x3, drop_deeper, no_gate, projection, stage
+from .se_resnet import PAPER as HU
 from .se_resnet import squeeze_excitation
 
 DEPTHS = (20, 32, 44, 56, 110)
+RESIDUAL = (*DEPTHS, 1202)  # of the last there is no plain net
 
 
 class OptionA(nn.Module):
@@ -97,3 +102,15 @@ class CifarResNet(nn.Module):
         x = self.layer3(self.layer2(self.layer1(x)))
         logits: Tensor = self.fc(self.dropout(self.avgpool(x)))
         return logits
+
+
+_row, _net = partial(Network, native=32), partial(partial, CifarResNet)
+NETWORKS = [
+    *(_row(f"resnet{d}", _net(d), lr=0.1, paper=PAPER) for d in RESIDUAL),
+    *(
+        _row(f"resnet{d}_b", _net(d, "residual", "B"), lr=0.1, paper=PAPER)
+        for d in RESIDUAL
+    ),
+    *(_row(f"plain{d}", _net(d, "plain"), paper=PAPER) for d in DEPTHS),
+    *(_row(f"se_resnet{d}", _net(d, "se"), lr=0.1, paper=HU) for d in DEPTHS),
+]

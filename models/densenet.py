@@ -9,8 +9,10 @@ are He-normal with fan-in, as there.
 from __future__ import annotations
 
 import math
+from functools import partial
 
 from tinyflow import nn, ops
+from tinyflow.network import Network
 from tinyflow.ops.stack import ChannelStack
 from tinyflow.tape import mark
 from tinyflow.tensor import Tensor
@@ -165,3 +167,10 @@ class DenseNet(nn.Module):
         x = ops.relu(self.features(x))
         logits: Tensor = self.classifier(ops.global_avg_pool2d(x))
         return logits
+
+
+_row = partial(Network, adam_lr=1e-3, paper="Huang et al. 2017")
+NETWORKS = [
+    _row(f"densenet{depth}", partial(DenseNet, depth), 224, smallest=29)
+    for depth in LAYERS
+]

@@ -7,8 +7,10 @@ and for larger images together. Parameter names are torchvision's.
 from __future__ import annotations
 
 import math
+from functools import partial
 
 from tinyflow import nn
+from tinyflow.network import Network
 from tinyflow.tape import mark
 from tinyflow.tensor import Tensor, fork
 
@@ -134,3 +136,14 @@ class EfficientNet(nn.Module):
         """Images (N, C, S, S) → logits (N, num_classes)."""
         logits: Tensor = self.classifier(self.avgpool(self.features(x)))
         return logits
+
+
+NETWORKS = [
+    Network(
+        f"efficientnet_b{scale}",
+        partial(EfficientNet, scale),
+        side,
+        paper="Tan & Le 2019",
+    )
+    for scale, (_, _, side, _) in SCALES.items()
+]

@@ -6,7 +6,10 @@ a ninth of the arithmetic of a 3x3 convolution. Names of the second are torchvis
 
 from __future__ import annotations
 
+from functools import partial
+
 from tinyflow import nn
+from tinyflow.network import Network
 from tinyflow.ops import relu
 from tinyflow.tape import mark
 from tinyflow.tensor import Tensor, fork
@@ -168,3 +171,14 @@ class MobileNetV2(nn.Module):
         """Images (N, C, S, S) → logits (N, num_classes)."""
         logits: Tensor = self.classifier(self.avgpool(self.features(x)))
         return logits
+
+
+NETWORKS = [
+    Network(
+        f"mobilenet_v1_{width:g}",
+        partial(MobileNetV1, width),
+        224,
+        paper="Howard et al. 2017",
+    )
+    for width in WIDTHS
+] + [Network("mobilenet_v2", MobileNetV2, 224, paper="Sandler et al. 2018")]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from tinyflow import nn
+from tinyflow.network import Network
 from tinyflow.ops import relu
 from tinyflow.tape import mark
 from tinyflow.tensor import Tensor
 
-from .resnet import BasicBlock, Make, no_gate
+from .resnet import BLOCKS, PAPER, BasicBlock, Make, ResNet, no_gate
 
 
 def no_shortcut(cin: int, cout: int, stride: int, rng: nn.Rng) -> nn.Module:
@@ -30,3 +33,11 @@ class PlainBlock(BasicBlock):
         f = relu(self.bn1(self.conv1(x)))
         f = self.bn2(self.conv2(f))
         return relu(mark(f, "H"))
+
+
+NETWORKS = [
+    Network(
+        f"plain{depth}", partial(ResNet, PlainBlock, BLOCKS[depth]), 224, paper=PAPER
+    )
+    for depth in (18, 34)
+]

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from tinyflow import nn
+from tinyflow.network import Network
 from tinyflow.ops import relu
 from tinyflow.tape import mark
 from tinyflow.tensor import Tensor, fork
@@ -178,3 +180,17 @@ class ResNet(nn.Module):
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         logits: Tensor = self.fc(self.dropout(self.avgpool(x)))
         return logits
+
+
+PAPER = "He et al. 2016"
+
+
+def unit(depth: int) -> Block:
+    """The block of this depth: the deep ones have bottlenecks."""
+    return BasicBlock if depth < 50 else Bottleneck
+
+
+NETWORKS = [
+    Network(f"resnet{depth}", partial(ResNet, unit(depth), blocks), 224, paper=PAPER)
+    for depth, blocks in BLOCKS.items()
+]

@@ -8,11 +8,13 @@ parameters for ten classes. Parameter names are timm's (``layer1.0.se.fc1.weight
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from tinyflow import nn
+from tinyflow.network import Network
 
-from .resnet import BLOCKS, Bottleneck, ResNet
+from .resnet import BLOCKS, ResNet, unit
 
 REDUCTION = 16
 
@@ -23,5 +25,12 @@ def squeeze_excitation(channels: int, rng: nn.Rng) -> nn.Module:
 
 
 def se_resnet(depth: int, **options: Any) -> ResNet:
-    """SE-ResNet-50, -101 or -152; the options are those of :class:`ResNet`."""
-    return ResNet(Bottleneck, BLOCKS[depth], squeeze_excitation, **options)
+    """SE-ResNet-34, -50, -101 or -152; the options are those of :class:`ResNet`."""
+    return ResNet(unit(depth), BLOCKS[depth], squeeze_excitation, **options)
+
+
+PAPER = "Hu et al. 2018"
+NETWORKS = [
+    Network(f"se_resnet{depth}", partial(se_resnet, depth), 224, paper=PAPER)
+    for depth in (34, 50, 101, 152)
+]

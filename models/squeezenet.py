@@ -1,12 +1,16 @@
 """SqueezeNet 1.0 and 1.1 (Iandola et al. 2016, arXiv:1602.07360).
 
 No normalisation: convolutions with biases, in fire modules that first squeeze the
-channels and then expand them by 1x1 and 3x3 side by side.
+channels and then expand them by 1x1 and 3x3 side by side. Names are
+torchvision's.
 """
 
 from __future__ import annotations
 
+from functools import partial
+
 from tinyflow import nn, ops
+from tinyflow.network import Network
 from tinyflow.ops import relu
 from tinyflow.tape import mark
 from tinyflow.tensor import Tensor, fork
@@ -21,30 +25,18 @@ STEM = {"1.0": (96, 7), "1.1": (64, 3)}  # channels and kernel
 class Fire(nn.Module):
     """y = relu(H), H = [1x1 s, 3x3 s] along channels, s = relu(1x1 x).
 
-    The expansion reads s twice: two named edges into it.
+    s is read twice: two named edges into it.
     """
 
     def __init__(self, cin: int, squeezed: int, half: int, rng: nn.Rng) -> None:
         self.squeeze = nn.Conv2d(cin, squeezed, 1, rng=rng)
-        self.expand = Expand(squeezed, half, rng)
+        self.expand1x1 = nn.Conv2d(squeezed, half, 1, rng=rng)
+        self.expand3x3 = nn.Conv2d(squeezed, half, 3, padding=1, rng=rng)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, cin, H, W) → (N, 2 half, H, W)."""
-        y: Tensor = self.expand(relu(self.squeeze(x)))
-        return y
-
-
-class Expand(nn.Module):
-    """The second half of a fire module."""
-
-    def __init__(self, squeezed: int, half: int, rng: nn.Rng) -> None:
-        self.conv1 = nn.Conv2d(squeezed, half, 1, rng=rng)
-        self.conv3 = nn.Conv2d(squeezed, half, 3, padding=1, rng=rng)
-
-    def forward(self, s: Tensor) -> Tensor:
-        """(N, squeezed, H, W) → (N, 2 half, H, W)."""
-        one, three = fork(s, "1x1", "3x3")
-        h = ops.concat([self.conv1(one), self.conv3(three)], 1)
+        one, three = fork(relu(self.squeeze(x)), "1x1", "3x3")
+        h = ops.concat([self.expand1x1(one), self.expand3x3(three)], 1)
         return relu(mark(h, "H"))
 
 
@@ -84,13 +76,26 @@ class SqueezeNet(nn.Module):
             layers.append(Fire(cin, squeezed, half, rng))
             cin = 2 * half
         self.features = nn.Sequential(*layers)
-        self.drop = nn.Dropout(dropout, rng=rng)
-        self.conv = nn.Conv2d(cin, num_classes, 1, fan="in", rng=rng)
-        self.relu = nn.ReLU()
-        self.avgpool = nn.GlobalAvgPool2d()
+        self.classifier = nn.Sequential(
+            nn.Dropout(dropout, rng=rng),
+            nn.Conv2d(cin, num_classes, 1, fan="in", rng=rng),
+            nn.ReLU(),
+            nn.GlobalAvgPool2d(),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (N, C, S, S) → logits (N, num_classes), none below 0."""
-        y = self.relu(self.conv(self.drop(self.features(x))))
-        logits: Tensor = self.avgpool(y)
+        logits: Tensor = self.classifier(self.features(x))
         return logits
+
+
+NETWORKS = [
+    Network(
+        f"squeezenet{version.replace('.', '_')}",
+        partial(SqueezeNet, version),
+        224,
+        smallest=smallest,
+        paper="Iandola et al. 2016",
+    )
+    for version, smallest in (("1.0", 21), ("1.1", 17))
+]

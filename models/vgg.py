@@ -13,8 +13,10 @@ without batch normalisation are slow to leave their plateau: give them time.
 from __future__ import annotations
 
 import math
+from functools import partial
 
 from tinyflow import nn
+from tinyflow.network import Network
 from tinyflow.tape import mark
 from tinyflow.tensor import Tensor
 
@@ -104,3 +106,16 @@ class VGG(nn.Module):
         """Images (N, C, S, S) → logits (N, num_classes)."""
         logits: Tensor = self.classifier(self.flatten(self.features(x)))
         return logits
+
+
+_row = partial(Network, native=224, smallest=32, paper="Simonyan & Zisserman 2015")
+NETWORKS = [
+    *(
+        _row(f"vgg{depth}", partial(VGG, depth, False), lr=0.01, adam_lr=5e-5)
+        for depth in CONFIGURATIONS
+    ),
+    *(
+        _row(f"vgg{depth}_bn", partial(VGG, depth, True), lr=0.02)
+        for depth in CONFIGURATIONS
+    ),
+]

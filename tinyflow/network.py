@@ -7,7 +7,7 @@ gives the network of a name: ``models.find``, or for one's own ``lambda name: mi
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from inspect import Parameter, signature
@@ -143,11 +143,12 @@ class Zoo:
 
     Attributes:
         find: gives the network of a name.
-        list_models: given a number of classes, a line per network.
+        list_models: given a number of classes and a pattern of names, a line per
+            network; ValueError if no name is like that.
     """
 
     find: Find
-    list_models: Callable[[int], list[str]]
+    list_models: Callable[[int, str], Iterable[str]]
 
 
 def is_own(name: str) -> bool:

@@ -214,11 +214,32 @@ def test_wrong_names_and_sizes_are_one_sentence():
         model.load_state_dict(state)
 
 
+@pytest.mark.slow
 def test_list_models_prints_a_line_per_network():
-    lines = models.list_models(1000)
-    assert len(lines) == len(models.MODELS) + 1
-    (line,) = [x for x in lines if x.startswith("se_resnet50 ")]
+    lines = list(models.list_models(1000))
+    assert len(lines) == 1 + len(models.FAMILIES) + len(models.MODELS)
+    (line,) = [x for x in lines if x.startswith("  se_resnet50 ")]
     assert "28,088,024" in line and "4.092" in line and "= se_resnet" in line
+
+
+def test_list_models_prints_the_names_that_are_like_a_pattern():
+    heading, *lines = models.list_models(pattern="*plain[35]*")
+    names = ["Plain nets", "plain34", "ResNet for CIFAR", "plain32", "plain56"]
+    assert [line.split("  ")[-1 if line[0] != " " else 1] for line in lines] == names
+    assert {len(x.partition("  He ")[0]) for x in lines if x[0] == " "} == {
+        len(heading.partition("  paper")[0])
+    }
+    _, family, line = models.list_models(pattern="vgg")  # a short name
+    assert family == "VGG" and line.endswith("= vgg")
+    assert "38,947,914 (139,611,210)" in line  # at 32 pixels and at its native size
+    with pytest.raises(ValueError, match=r"no network has a name like 'vgg\?'"):
+        next(models.list_models(pattern="vgg?"))
+
+
+def test_every_name_belongs_to_one_family():
+    names = [network.name for rows in models.FAMILIES.values() for network in rows]
+    assert len(set(names)) == len(names) == len(models.MODELS)
+    assert not set(names) & set(models.SHORT)
 
 
 def test_counting_puts_each_module_back_into_its_own_mode():

@@ -194,16 +194,19 @@ def flow_tape(name):
 
 
 def test_branches_against_finite_differences_of_each_path():
-    module, block, terms, v = block_of("squeezenet1_1", "features.3.expand")
-    assert list(terms) == ["1x1", "3x3"]
-    half = module.conv1.weight.shape[0]
-    g = block.h.grad
+    """What is forked lies behind the input: move it along one branch at a time."""
+    module, block, terms, v = block_of("squeezenet1_1", "features.3")
+    assert list(terms) == ["1x1", "3x3"] and block.fork is not block.x
+    g, half = block.h.grad, module.expand1x1.weight.shape[0]
     for name, layer, part in (
-        ("1x1", module.conv1, g[:, :half]),
-        ("3x3", module.conv3, g[:, half:]),
+        ("1x1", module.expand1x1, g[:, :half]),
+        ("3x3", module.expand3x3, g[:, half:]),
     ):
-        moved = slope(lambda s, layer=layer: layer(Tensor(s)).data, block.x.value, v)
-        expected = float((moved * part).sum())
+
+        def h(x, layer=layer):
+            return layer(ops.relu(module.squeeze(Tensor(x)))).data
+
+        expected = float((slope(h, block.x.value, v) * part).sum())
         assert float((terms[name] * v).sum()) == pytest.approx(expected, rel=1e-5)
 
 

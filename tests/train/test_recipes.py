@@ -37,6 +37,7 @@ PAPERS: dict[tuple[str, str, str], tuple[Any, ...]] = {
         {0: 0.1, 10: 0.1},  # until four fifths are wrong no more
         SGD,
     ),
+    ("he2015", SMALL, "resnet1202"): ((0.1, 1e-4, 128, "64000 steps"), {0: 0.1}, SGD),
     ("he2015", LARGE, "resnet"): ((0.1, 1e-4, 256, "600000 steps"), {0: 1}, SGD),
     ("he2016", SMALL, "resnet20"): (
         (0.1, 1e-4, 128, "64000 steps"),
@@ -176,7 +177,7 @@ def small(case: tuple[str, str, str], **given: Any) -> tuple[TrainConfig, TrainC
     if name == "bello2021":
         lr = 0.1 / 256 * SIZE
     theirs = {"warmup_epochs": 0.0, "lr": lr, "weight_decay": decay, **shape, **rest}
-    if model == "resnet110":
+    if model in ("resnet110", "resnet1202"):
         theirs["slow_until"] = 0.2
     return ours, TrainConfig(net, dataset, **(theirs | given))
 

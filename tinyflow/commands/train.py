@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -88,6 +88,10 @@ def main(
     list_models: Annotated[
         bool, typer.Option("--list-models", help="Print all networks and exit.")
     ] = False,
+    filter: Annotated[
+        str | None,
+        typer.Option(help="Of --list-models: only names like this, e.g. 'se_*'."),
+    ] = None,
 ) -> None:
     """Train a network and leave a run folder with metrics, curves and weights."""
     given, zoo = named(context), context.obj
@@ -99,7 +103,8 @@ def main(
         if list_models:
             classes = configuration["num_classes"]
             check_listing(given, classes)
-            print("\n".join(zoo.list_models(classes or 10)))
+            for line in _listed(zoo, classes or 10, filter or "*"):
+                print(line, flush=True)
             return
         if resume is not None:
             check_resuming(given)
@@ -166,6 +171,13 @@ def _from_recipe(
     for sentence in left_out:
         say(PROGRAM, f"--recipe {name}: {sentence}")
     return taken
+
+
+def _listed(zoo: Zoo, classes: int, pattern: str) -> Iterator[str]:
+    try:
+        yield from zoo.list_models(classes, pattern)
+    except ValueError as error:
+        raise ConfigError(f"--filter: {error}") from error
 
 
 def _find(find: Find, name: str) -> Network:

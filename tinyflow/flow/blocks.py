@@ -13,7 +13,11 @@ each of them is a term: g_x = Σ_b J_bᵀ g_b. A gate may stand anywhere in F (M
 Every term is an edge, or one pullback from an edge; none is estimated. H is the sum
 *before* the ReLU: g_H = 1[H > 0] ⊙ g_y, so even an identity shortcut carries a product
 of masks from block to block. S is the identity only where it is called so; projections
-and option-A shortcuts are matrices, and labelled as what they are.
+and option-A shortcuts are matrices, and labelled as what they are. Where no ReLU
+follows the sum (He et al. 2016, arXiv:1603.05027) there is no mask, and g_H = g_y.
+
+A block may fork what is made from x alone, a = A(x), instead of x: both terms of g_a
+are then sent on to x by J_Aᵀ, and still add up to g_x.
 """
 
 from __future__ import annotations
@@ -42,11 +46,13 @@ class Block:
 
     Attributes:
         name: module path, e.g. ``layer3.2``.
-        kind: "plain", or how its shortcut runs: "identity", "projection", "option A",
-            "other"; or "branches".
-        x, h: its input and H, the value that enters its last ReLU.
+        kind: "plain", or how its shortcut runs: "identity", "pre-activation" (identity
+            but for what comes before the fork), "projection", "option A", "other"; or
+            "branches".
+        x, h: its input and H, the sum, which enters its last ReLU if it has one.
         out: its output, if it has a name.
-        residual, shortcut: the two edges into x; None in a plain block.
+        fork: what it forks: x, or the value that everything from x passes first.
+        residual, shortcut: the two edges into that; None in a plain block.
         f: what the gate of an SE block acts on; without one the output of the weighted
             layers, h itself if plain.
         scale, squeeze: the two edges into f of an SE block, else None.
@@ -58,6 +64,7 @@ class Block:
     x: Node
     h: Node
     out: Node | None
+    fork: Node
     residual: Edge | None
     shortcut: Edge | None
     f: Node
@@ -79,7 +86,7 @@ class Terms:
         cosines: between each pair of terms.
         cancellation: ‖g_x‖ / Σ‖term‖: 1 if all terms align, 0 if they cancel.
         mask: share of H's entries above zero, what the ReLU lets through; None where
-            none acts on H.
+            H is not read by a ReLU alone.
         closure: ‖g_x - Σ terms‖ / ‖g_x‖, the conservation error.
         gate: for SE, mean, min and max of s, mean of s(1 - s) and the share of squeeze
             units that are dead for the whole batch.
@@ -115,8 +122,8 @@ def has_forks(tape: Tape) -> bool:
 def find_blocks(tape: Tape) -> list[Block]:
     """Every block on the tape, first one first.
 
-    A block is a module that marks its pre-activation sum, ``mark(h, "H")``; its input
-    is ``<path>.in``, its fork the edges "residual" and "shortcut". All networks
+    A block is a module that marks its sum, before a last ReLU, ``mark(h, "H")``; its
+    input is ``<path>.in``, its fork the edges "residual" and "shortcut". All networks
     in ``models/`` do so; so can yours.
     """
     found = []
@@ -131,25 +138,30 @@ def find_blocks(tape: Tape) -> list[Block]:
 
 def _block(tape: Tape, path: str, h: Node) -> Block:
     x = tape[f"{path}.in"]
-    residual = _labelled(tape, x, "residual", h)
-    shortcut = _labelled(tape, x, "shortcut", h)
+    fork = _fork(tape, x, h)
+    residual = _labelled(tape, fork, "residual", h)
+    shortcut = _labelled(tape, fork, "shortcut", h)
     kind, f = "plain", h
     if shortcut is not None:
         consumer = tape.nodes[shortcut.index]
-        kind = "identity" if consumer is h else KINDS.get(consumer.op, "other")
+        kind = KINDS.get(consumer.op, "other")
+        if consumer is h:
+            kind = "identity" if fork is x else "pre-activation"
         # H reads the residual branch in the slot that the shortcut does not use.
-        side = next(e for e in h.edges if e.producer is not x)
+        side = next(e for e in h.edges if e.producer is not fork)
         f = side.producer
     scale = squeeze = None
-    gates = _gates(tape, x, h) if shortcut is not None else []
+    gates = _gates(tape, x, h)
     if len(gates) == 1:  # of several the residual branch is left whole
         scale, f = gates[0], gates[0].producer
         squeeze = tape.edge(f, "squeeze")
-    branches = _branches(tape, x, h) if shortcut is None else {}
+    branches = _branches(tape, fork, h) if shortcut is scale is None else {}
     if branches:
         kind = "branches"
     out = tape.names.get(path)
-    return Block(path, kind, x, h, out, residual, shortcut, f, scale, squeeze, branches)
+    return Block(
+        path, kind, x, h, out, fork, residual, shortcut, f, scale, squeeze, branches
+    )
 
 
 def _gates(tape: Tape, x: Node, h: Node) -> list[Edge]:
@@ -159,11 +171,22 @@ def _gates(tape: Tape, x: Node, h: Node) -> list[Edge]:
     return [e for e in edges if e.label == "scale" and e.producer.index > x.index]
 
 
-def _branches(tape: Tape, x: Node, h: Node) -> dict[str, Edge]:
-    """The edges into x by label, if x is read twice or more up to h, each with one."""
-    edges = [e for e in tape.edges(x) if e.index <= h.index]
+def _branches(tape: Tape, fork: Node, h: Node) -> dict[str, Edge]:
+    """The edges by label into what is forked, if each of them up to h has its own."""
+    edges = [e for e in tape.edges(fork) if e.index <= h.index]
     found = {edge.label: edge for edge in edges if edge.label}
     return found if len(found) == len(edges) > 1 else {}
+
+
+def _fork(tape: Tape, x: Node, h: Node) -> Node:
+    """What the block that ends in `h` forks: all from `x` to there has one reader."""
+    start = x
+    while x is not h:
+        within = [e for e in tape.edges(x) if e.index <= h.index]
+        if len(within) != 1:
+            return x
+        x = tape.nodes[within[0].index]
+    return start
 
 
 def _labelled(tape: Tape, x: Node, label: str, h: Node) -> Edge | None:
@@ -175,22 +198,24 @@ def _labelled(tape: Tape, x: Node, label: str, h: Node) -> Edge | None:
 def split(tape: Tape, block: Block) -> dict[str, Array]:
     """The terms of ∂L/∂x of one block, by name; their sum is the gradient.
 
-    "F" in a plain block; "shortcut" and "residual"; "shortcut", "gain" and "gate" with
-    squeeze-and-excitation; the labels of a block of branches; "other" for uses of x
-    outside the block.
+    "F" in a plain block; "shortcut" and "residual"; with squeeze-and-excitation "gain"
+    and "gate" in place of "F" or "residual"; the labels of a block of branches; "other"
+    for uses of x outside the block.
     """
     terms: dict[str, Array] = {}
-    if block.branches:
-        terms = {name: _message(edge) for name, edge in block.branches.items()}
-    elif block.shortcut is None or block.residual is None:
+    parts = [(name, edge, block.fork) for name, edge in block.branches.items()]
+    if block.shortcut is not None:
+        parts = [("shortcut", block.shortcut, block.fork)]
+    if block.scale is not None and block.squeeze is not None:
+        parts.append(("gain", block.scale, block.f))
+        parts.append(("gate", block.squeeze, block.f))
+    elif block.shortcut is not None and block.residual is not None:
+        parts.append(("residual", block.residual, block.fork))
+    elif not parts:
         terms["F"] = tape.pullback(block.h, block.h.grad, to=block.x)
-    else:
-        terms["shortcut"] = _message(block.shortcut)
-        if block.scale is None or block.squeeze is None:
-            terms["residual"] = _message(block.residual)
-        else:
-            for name, edge in (("gain", block.scale), ("gate", block.squeeze)):
-                terms[name] = tape.pullback(block.f, _message(edge), to=block.x)
+    for name, edge, node in parts:
+        g = _message(edge)
+        terms[name] = g if node is block.x else tape.pullback(node, g, to=block.x)
     inside = {e.index for e in tape.edges(block.x) if e.index <= block.h.index}
     for edge in tape.edges(block.x):
         if edge.index not in inside and edge.grad is not None:
@@ -259,9 +284,8 @@ def measure(tape: Tape, block: Block) -> Terms:
 
 
 def _mask(tape: Tape, h: Node) -> float | None:
-    """What part of H a ReLU lets through; None if there is none, or H was not kept."""
-    rectified = any(tape.nodes[e.index].op == "relu" for e in tape.edges(h))
-    if not rectified or h.value is None:
+    readers = {tape.nodes[e.index].op for e in tape.edges(h)}
+    if h.value is None or readers != {"relu"}:
         return None
     return float((h.value > 0).mean())
 

@@ -5,7 +5,7 @@ block either the residual branch or the shortcut. Backward is linear at fixed fo
 values, so c_k, the sum over all paths that cross exactly k residual branches, is
 carried back exactly by
 
-    c_k ← Sᵀ (D c_k) + J_Fᵀ (D c_{k-1}),        D = 1[H > 0],
+    c_k ← Sᵀ (D c_k) + J_Fᵀ (D c_{k-1}),        D = 1[H > 0] where a ReLU follows,
 
 one cotangent per k, ≈ L²/2 branch pullbacks, and Σ_k c_k is the gradient. Veit et al.
 (2016, arXiv:1605.06431) instead multiply the number of paths C(L, k) by the mean norm

@@ -131,6 +131,7 @@ def check_named(config: TrainConfig, named: Collection[str]) -> None:
         ("download", config.dataset == "shapes", "is not for shapes, which is drawn"),
         ("mirror", "download" not in named, "is of --download"),
         ("num_classes", True, "is of --list-models; a data set has its own number"),
+        ("filter", True, "is of --list-models"),
     ):
         if option in named and idle:
             raise ConfigError(f"{_flags([option])} {why}: leave it out")
@@ -155,7 +156,7 @@ def check_listing(named: Collection[str], num_classes: int | None) -> None:
     Raises:
         ConfigError: with one sentence that names the options.
     """
-    others = sorted(set(named) - {"list_models", "num_classes"})
+    others = sorted(set(named) - {"list_models", "num_classes", "filter"})
     if others:
         raise ConfigError(
             "--list-models prints all networks and trains none: leave "

@@ -95,7 +95,7 @@ RECIPES = {
         "The patience is not stated. Crops of folders are Inception's, not of a "
         "side of 256 to 480 pixels, and colours stay. Training accuracy is looked at "
         "after each epoch.",
-        own={"resnet110": SLOW, "plain110": SLOW},
+        own=dict.fromkeys(("resnet110", "resnet1202", "plain110"), SLOW),
     ),
     "he2016": Recipe(
         "He, Zhang, Ren & Sun 2016, arXiv:1603.05027, appendix",

@@ -121,7 +121,7 @@ def blocks(found: Sequence[Terms], title: str) -> Table:
             ),
             Column(
                 "x / H",
-                "‖g_x‖ by ‖g_H‖, the gradient where it ends, before its last ReLU",
+                "‖g_x‖ by ‖g_H‖, the gradient where it ends, before a last ReLU",
                 [b.ratio for b in found],
             ),
             *(
@@ -141,7 +141,7 @@ def blocks(found: Sequence[Terms], title: str) -> Table:
             ),
             Column(
                 "H > 0",
-                "part of H that the ReLU lets through",
+                "part of H that the ReLU behind it lets through",
                 [b.mask for b in found],
                 percent,
             ),

@@ -1,0 +1,74 @@
+"""A small network of each family, with images that suit it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from models.cifar_resnet import CifarResNet
+from models.preact_resnet import BottleneckUnit, PreActResNet, Unit
+from models.resnet import BasicBlock, ResNet
+from models.se_resnet import squeeze_excitation
+from tinyflow import nn
+from tinyflow.network import Network
+
+
+@dataclass(frozen=True)
+class Small:
+    """What makes it, side and channels of its images, a rate at which it learns.
+
+    `peer` is name and arguments of the same in ``tests.oracles.torch_families``.
+    """
+
+    make: Any
+    peer: tuple[Any, ...]
+    size: int
+    channels: int = 3
+    lr: float = 0.05
+
+    def build(self, seed: int = 0) -> nn.Module:
+        """The network."""
+        given = {"image_size": self.size, "in_channels": self.channels}
+        return Network("small", self.make).build(seed=seed, **given)
+
+    def moved(self, seed: int = 0) -> nn.Module:
+        """The network in float64, every parameter moved at random.
+
+        At their first values some branches would pass nothing on.
+        """
+        model, rng = self.build(seed).to(dtype="float64"), np.random.default_rng(seed)
+        for p in model.parameters():
+            p.data += 0.1 * rng.standard_normal(p.shape)
+        return model
+
+    def batch(self, n: int = 4, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
+        """Images and labels in float64."""
+        rng = np.random.default_rng(seed)
+        images = rng.standard_normal((n, self.channels, self.size, self.size))
+        return images, rng.integers(0, 10, n)
+
+
+def cifar_b(**to: Any) -> nn.Module:
+    return CifarResNet(8, "residual", "B", **to)
+
+
+def se_resnet12(**to: Any) -> nn.Module:
+    return ResNet(BasicBlock, (1, 2, 1, 1), squeeze_excitation, **to)
+
+
+def preact14(**to: Any) -> nn.Module:
+    return PreActResNet(Unit, 14, **to)
+
+
+def preact20(**to: Any) -> nn.Module:
+    return PreActResNet(BottleneckUnit, 20, **to)
+
+
+FAMILIES = {
+    "resnet8_b": Small(cifar_b, ("CifarB", 1), 12),
+    "se_resnet12": Small(se_resnet12, ("SEResNet", (1, 2, 1, 1)), 40),
+    "preact_resnet14": Small(preact14, ("PreAct", 2, 2), 12),
+    "preact_resnet20": Small(preact20, ("PreAct", 3, 2), 12),
+}

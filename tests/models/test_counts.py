@@ -1,0 +1,65 @@
+"""Parameters and multiply-adds to the last digit, counted elsewhere from the papers.
+
+A network that publishes digits has these: torchvision's, timm's, pytorchcv's.
+"""
+
+import pytest
+
+import models
+
+# At the native size: parameters for 10, 100 and 1000 classes where there is such a data
+# set, and multiply-adds of one image with the most and with the fewest classes given.
+CIFAR = {
+    # He et al. 2016, section 4.2: option A, option B
+    "resnet20": (269_722, 275_572, 40_551_040),
+    "resnet32": (464_154, 470_004, 68_862_592),
+    "resnet44": (658_586, 664_436, 97_174_144),
+    "resnet56": (853_018, 858_868, 125_485_696),
+    "resnet110": (1_727_962, 1_733_812, 252_887_680),
+    "resnet1202": (19_421_274, 19_427_124, 2_829_238_912),
+    "resnet20_b": (272_474, 278_324, 40_813_184),
+    "resnet32_b": (466_906, 472_756, 69_124_736),
+    "resnet44_b": (661_338, 667_188, 97_436_288),
+    "resnet56_b": (855_770, 861_620, 125_747_840),
+    "resnet110_b": (1_730_714, 1_736_564, 253_149_824),
+    "resnet1202_b": (19_424_026, 19_429_876, 2_829_501_056),
+    "plain20": (269_722, 275_572, 40_551_040),
+    "plain32": (464_154, 470_004, 68_862_592),
+    "plain44": (658_586, 664_436, 97_174_144),
+    "plain56": (853_018, 858_868, 125_485_696),
+    "plain110": (1_727_962, 1_733_812, 252_887_680),
+    # Hu et al. 2018, r = 16
+    "se_resnet20": (272_095, 277_945, 40_553_056),
+    "se_resnet56": (860_137, 865_987, 125_491_744),
+    "se_resnet110": (1_742_200, 1_748_050, 252_899_776),
+    # He et al. 2016, arXiv:1603.05027
+    "preact_resnet110": (1_727_962, 1_733_812, 252_887_680),
+    "preact_resnet164": (1_703_258, 1_726_388, 247_646_720),
+    "preact_resnet1001": (10_327_706, 10_350_836, 1_490_995_712),
+}
+IMAGENET = {
+    "se_resnet34": (224, 21_450_998, 21_958_868, 3_663_918_592),
+}
+
+
+def counted(name, classes, size):
+    model = models.find(name).build(num_classes=classes, image_size=size, seed=None)
+    return models.count_parameters(model), models.count_macs(model, size)
+
+
+@pytest.mark.parametrize("name", CIFAR)
+def test_of_cifar(name):
+    ten, hundred, macs = CIFAR[name]
+    assert models.find(name).native == 32
+    assert counted(name, 10, 32) == (ten, macs)
+    features = (hundred - ten) // 90 - 1
+    assert counted(name, 100, 32) == (hundred, macs + 90 * features)
+
+
+@pytest.mark.parametrize("name", IMAGENET)
+def test_of_imagenet(name):
+    size, ten, thousand, macs = IMAGENET[name]
+    assert models.find(name).native == size
+    assert counted(name, 1000, size) == (thousand, macs)
+    features = (thousand - ten) // 990 - 1
+    assert counted(name, 10, size) == (ten, macs - 990 * features)

@@ -1,0 +1,141 @@
+"""Networks in PyTorch, as modules written from the papers, small enough to compare.
+
+Their parameters have the names of ours, so that a state of ours can be loaded.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+def conv(cin, cout, kernel=3, stride=1, **how):
+    """A convolution without bias that keeps the size at stride 1."""
+    return nn.Conv2d(cin, cout, kernel, stride, kernel // 2, bias=False, **how)
+
+
+def stage(block, cin, cout, count, stride, *how):
+    """`count` blocks, the first with `stride` and another width."""
+    first = block(cin, cout, stride, *how)
+    return nn.Sequential(first, *(block(cout, cout, 1, *how) for _ in range(count - 1)))
+
+
+class Gate(nn.Module):
+    """Hu et al. 2018, Figure 3."""
+
+    def __init__(self, channels, squeezed):
+        super().__init__()
+        self.fc1 = nn.Conv2d(channels, squeezed, 1)
+        self.fc2 = nn.Conv2d(squeezed, channels, 1)
+
+    def forward(self, x):
+        s = F.adaptive_avg_pool2d(x, 1)
+        return x * torch.sigmoid(self.fc2(F.relu(self.fc1(s))))
+
+
+class Basic(nn.Module):
+    """He et al. 2016, Figure 2, with option B, and a gate where asked for."""
+
+    def __init__(self, cin, cout, stride, reduction=0):
+        super().__init__()
+        self.conv1, self.bn1 = conv(cin, cout, 3, stride), nn.BatchNorm2d(cout)
+        self.conv2, self.bn2 = conv(cout, cout), nn.BatchNorm2d(cout)
+        self.se = Gate(cout, cout // reduction) if reduction else nn.Identity()
+        self.downsample = nn.Identity()
+        if (cin, stride) != (cout, 1):
+            self.downsample = nn.Sequential(
+                conv(cin, cout, 1, stride), nn.BatchNorm2d(cout)
+            )
+
+    def forward(self, x):
+        f = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        return F.relu(self.se(f) + self.downsample(x))
+
+
+class PreActivated(nn.Module):
+    """He et al. 2016, arXiv:1603.05027, Figure 1 (b); a stage's first `opens` it."""
+
+    def __init__(self, cin, width, stride, opens, layers):
+        super().__init__()
+        cout = width if layers == 2 else 4 * width
+        widths = (cin, width, cout) if layers == 2 else (cin, width, width, cout)
+        self.layers, self.opens, self.stride, self.cout = layers, opens, stride, cout
+        for i in range(1, layers + 1):
+            kernel = 3 if layers == 2 or i == 2 else 1
+            step = stride if i == layers - 1 else 1
+            setattr(self, f"bn{i}", nn.BatchNorm2d(widths[i - 1]))
+            setattr(self, f"conv{i}", conv(widths[i - 1], widths[i], kernel, step))
+        if layers == 3 and opens:
+            self.downsample = conv(cin, cout, 1, stride)
+
+    def forward(self, x):
+        f = F.relu(self.bn1(x))
+        shortcut = f if self.opens else x
+        f = self.conv1(f)
+        for i in range(2, self.layers + 1):
+            f = getattr(self, f"conv{i}")(F.relu(getattr(self, f"bn{i}")(f)))
+        if self.layers == 3 and self.opens:
+            shortcut = self.downsample(shortcut)
+        elif self.stride == 2:
+            more = (self.cout - x.shape[1]) // 2
+            shortcut = F.pad(shortcut[:, :, ::2, ::2], (0, 0, 0, 0, more, more))
+        return f + shortcut
+
+
+class PreAct(nn.Module):
+    """The same paper's networks for CIFAR, of units with 2 or 3 `layers`."""
+
+    def __init__(self, layers, n):
+        super().__init__()
+        self.conv1, cin = conv(3, 16), 16
+        for i, width in enumerate((16, 32, 64), 1):
+            units = []
+            for j in range(n):
+                stride = 2 if i > 1 and j == 0 else 1
+                units.append(PreActivated(cin, width, stride, j == 0, layers))
+                cin = units[-1].cout
+            setattr(self, f"layer{i}", nn.Sequential(*units))
+        self.bn, self.fc = nn.BatchNorm2d(cin), nn.Linear(cin, 10)
+
+    def forward(self, x):
+        x = self.layer3(self.layer2(self.layer1(self.conv1(x))))
+        return self.fc(F.relu(self.bn(x)).mean((2, 3)))
+
+
+class CifarB(nn.Module):
+    """He et al. 2016, section 4.2, with option B."""
+
+    def __init__(self, n):
+        super().__init__()
+        self.conv1, self.bn1 = conv(3, 16), nn.BatchNorm2d(16)
+        self.layer1 = stage(Basic, 16, 16, n, 1)
+        self.layer2 = stage(Basic, 16, 32, n, 2)
+        self.layer3 = stage(Basic, 32, 64, n, 2)
+        self.fc = nn.Linear(64, 10)
+
+    def forward(self, x):
+        x = F.relu(self.bn1(self.conv1(x)))
+        x = self.layer3(self.layer2(self.layer1(x)))
+        return self.fc(x.mean((2, 3)))
+
+
+class SEResNet(nn.Module):
+    """He et al. 2016, Table 1, with the gates of Hu et al. 2018 in basic blocks."""
+
+    def __init__(self, counts):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        cin = 64
+        for i, count in enumerate(counts):
+            cout, stride = 64 * 2**i, 1 if i == 0 else 2
+            setattr(self, f"layer{i + 1}", stage(Basic, cin, cout, count, stride, 16))
+            cin = cout
+        self.fc = nn.Linear(512, 10)
+
+    def forward(self, x):
+        x = F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 3, 2, 1)
+        for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = layer(x)
+        return self.fc(x.mean((2, 3)))
