@@ -66,8 +66,10 @@ def problems(draw, dilated):
     }
     holes = draw(st.tuples(st.integers(1, 3), st.integers(1, 2))) if dilated else (1, 1)
     size = []
-    for k, p, d in zip(kernel, options["padding"], holes, strict=True):
-        least = max(1, d * (k - 1) + 1 - 2 * p)
+    steps, borders = options["stride"], options["padding"]
+    for k, s, p, d in zip(kernel, steps, borders, holes, strict=True):
+        over = s - 1 if options["ceil_mode"] else 0
+        least = max(1, d * (k - 1) + 1 - 2 * p - over)
         size.append(draw(st.integers(least, least + 6)))
         # A dilated window may step over a tiny map: refused, and tested below.
         assume(d == 1 or any(0 <= u * d - p < size[-1] for u in range(k)))

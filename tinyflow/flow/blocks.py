@@ -56,7 +56,8 @@ class Block:
         f: what the gate of an SE block acts on; without one the output of the weighted
             layers, h itself if plain.
         scale, squeeze: the two edges into f of an SE block, else None.
-        branches: the labelled edges into x of a block of branches, by label.
+        branches: the labelled edges into that of a block of branches, by label, without
+            the shortcut's.
     """
 
     name: str
@@ -71,6 +72,14 @@ class Block:
     scale: Edge | None
     squeeze: Edge | None
     branches: dict[str, Edge] = field(default_factory=dict)
+
+    @property
+    def through(self) -> tuple[Edge, ...]:
+        """The edges of a block with a shortcut that do not run along it."""
+        if self.shortcut is None:
+            return ()
+        named = tuple(self.branches.values())
+        return named if self.residual is None else (self.residual,)
 
 
 @dataclass(frozen=True)
@@ -116,7 +125,7 @@ def has_blocks(tape: Tape) -> bool:
 
 def has_forks(tape: Tape) -> bool:
     """Whether any block has a shortcut beside its residual branch."""
-    return has_blocks(tape) and any(b.residual is not None for b in find_blocks(tape))
+    return has_blocks(tape) and any(b.through for b in find_blocks(tape))
 
 
 def find_blocks(tape: Tape) -> list[Block]:
@@ -155,8 +164,8 @@ def _block(tape: Tape, path: str, h: Node) -> Block:
     if len(gates) == 1:  # of several the residual branch is left whole
         scale, f = gates[0], gates[0].producer
         squeeze = tape.edge(f, "squeeze")
-    branches = _branches(tape, fork, h) if shortcut is scale is None else {}
-    if branches:
+    branches = _branches(tape, fork, h) if residual is scale is None else {}
+    if branches and shortcut is None:
         kind = "branches"
     out = tape.names.get(path)
     return Block(
@@ -172,10 +181,16 @@ def _gates(tape: Tape, x: Node, h: Node) -> list[Edge]:
 
 
 def _branches(tape: Tape, fork: Node, h: Node) -> dict[str, Edge]:
-    """The edges by label into what is forked, if each of them up to h has its own."""
+    """The edges by label into what is forked, if each of them up to h has its own.
+
+    Without the shortcut's.
+    """
     edges = [e for e in tape.edges(fork) if e.index <= h.index]
     found = {edge.label: edge for edge in edges if edge.label}
-    return found if len(found) == len(edges) > 1 else {}
+    if len(found) != len(edges) or len(edges) < 2:
+        return {}
+    found.pop("shortcut", None)
+    return found
 
 
 def _fork(tape: Tape, x: Node, h: Node) -> Node:
@@ -205,7 +220,7 @@ def split(tape: Tape, block: Block) -> dict[str, Array]:
     terms: dict[str, Array] = {}
     parts = [(name, edge, block.fork) for name, edge in block.branches.items()]
     if block.shortcut is not None:
-        parts = [("shortcut", block.shortcut, block.fork)]
+        parts.insert(0, ("shortcut", block.shortcut, block.fork))
     if block.scale is not None and block.squeeze is not None:
         parts.append(("gain", block.scale, block.f))
         parts.append(("gate", block.squeeze, block.f))

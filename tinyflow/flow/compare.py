@@ -128,16 +128,21 @@ def worst(errors: Sequence[float]) -> float:
 
 
 def against_shortcut(block: Terms) -> float | None:
-    """Cosine of shortcut and rest (residual; or gain + gate), from their products."""
+    """Cosine of shortcut and rest (residual; gain + gate; …), from their products."""
     n, c = block.norms, block.cosines
     if "shortcut" not in block.shares:
         return None
-    if "gate" not in block.shares:
-        return c.get("shortcut,residual")
-    unit = unit_of([n["gain"], n["gate"]])
-    gain, gate = n["gain"] / unit, n["gate"] / unit
-    product = gain * (c["shortcut,gain"] or 0.0) + gate * (c["shortcut,gate"] or 0.0)
-    square = gain**2 + gate**2 + 2 * gain * gate * (c["gain,gate"] or 0.0)
+    rest = [name for name in block.shares if name not in ("shortcut", "other")]
+    if len(rest) == 1:
+        return c.get(f"shortcut,{rest[0]}")
+    unit = unit_of([n[name] for name in rest])
+    size = {name: n[name] / unit for name in rest}
+    product = sum(size[name] * (c[f"shortcut,{name}"] or 0.0) for name in rest)
+    square = sum(s**2 for s in size.values()) + 2 * sum(
+        size[a] * size[b] * (c[f"{a},{b}"] or 0.0)
+        for i, a in enumerate(rest)
+        for b in rest[i + 1 :]
+    )
     return product / math.sqrt(square) if square > 0 else None
 
 

@@ -94,7 +94,7 @@ class Spectrum:
 
 def residual_blocks(probe: Probe) -> list[Block]:
     """The blocks of a network that fork, first one first."""
-    found = [b for b in find_blocks(probe.tape) if b.residual is not None]
+    found = [b for b in find_blocks(probe.tape) if b.through]
     if not found:
         raise FlowError("this network has no residual blocks, hence no paths to count")
     return found
@@ -121,8 +121,7 @@ def spectrum(
     steps: dict[Edge, tuple[int, ...]] = {}
     gated = any(b.squeeze is not None for b in blocks)
     for b in blocks:
-        assert b.residual is not None
-        steps[b.residual] = (1, 0)
+        steps |= dict.fromkeys(b.through, (1, 0))
         if b.squeeze is not None:
             steps[b.squeeze] = (0, 1)
     start = time.perf_counter()
@@ -179,9 +178,8 @@ def path_gradient(probe: Probe, blocks: list[Block], crossed: set[int]) -> np.nd
     """
     cut: dict[Edge, float] = {}
     for i, b in enumerate(blocks):
-        edge = b.shortcut if i in crossed else b.residual
-        assert edge is not None
-        cut[edge] = 0.0
+        assert b.shortcut is not None
+        cut |= dict.fromkeys((b.shortcut,) if i in crossed else b.through, 0.0)
     return probe.tape.pullback(probe.loss, to=blocks[0].x, scale=cut)
 
 
@@ -265,9 +263,10 @@ def all_paths(
             told(sum(map(len, found)) / 2 ** len(blocks))
             return
         b = blocks[i]
-        assert b.residual is not None and b.shortcut is not None
-        for cut, longer in ((b.residual, 0), (b.shortcut, 1)):
-            there = tape.pullback(start, g, to=b.x, scale={cut: 0.0})
+        assert b.shortcut is not None
+        for cut, longer in ((b.through, 0), ((b.shortcut,), 1)):
+            scale = dict.fromkeys(cut, 0.0)
+            there = tape.pullback(start, g, to=b.x, scale=scale)
             back(i - 1, b.x, there, crossed + longer)
 
     back(len(blocks) - 1, probe.loss, None, 0)
@@ -285,10 +284,12 @@ def signed_sums(
     a few of 2ᴸ.
     """
     rng = np.random.default_rng(seed)
-    steps = {b.residual: (1,) for b in blocks if b.residual is not None}
+    steps = {edge: (1,) for b in blocks for edge in b.through}
     found: list[list[float]] = [[] for _ in range(len(blocks) + 1)]
     for i in range(sweeps):
-        signs = {edge: float(rng.choice((-1.0, 1.0))) for edge in steps}
+        signs: dict[Edge, float] = {}
+        for b in blocks:
+            signs |= dict.fromkeys(b.through, float(rng.choice((-1.0, 1.0))))
         parts = probe.tape.graded_pullback(
             probe.loss, to=blocks[0].x, grade=steps.get, scale=signs
         )

@@ -49,14 +49,16 @@ def _windows(
         raise ValueError(f"{op}: input must be (N, C, H, W), not {x.shape}")
     kernel, steps, border = windows(op, kernel_size, stride, padding)
     holes = pair(op, dilation, "dilation", 1)
-    for size, k, p, d in zip(x.shape[2:], kernel, border, holes, strict=True):
-        if size + 2 * p < d * (k - 1) + 1:
+    ceil_mode = flag(op, ceil_mode, "ceil_mode")
+    for size, k, s, p, d in zip(x.shape[2:], kernel, steps, border, holes, strict=True):
+        over = s - 1 if ceil_mode else 0  # how far the only window may stick out
+        if size + 2 * p + over < d * (k - 1) + 1:
             raise ValueError(
                 f"{op}: a {kernel} window (dilation {holes}) does not fit into "
                 f"{x.shape[2]}x{x.shape[3]} pixels padded by {border}"
             )
     sides = (border[0], border[0], border[1], border[1])
-    return Window(kernel, steps, sides, holes, flag(op, ceil_mode, "ceil_mode"))
+    return Window(kernel, steps, sides, holes, ceil_mode)
 
 
 def max_pool2d(

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tinyflow.flow.blocks import Terms
-from tinyflow.flow.compare import Summary
+from tinyflow.flow.compare import Summary, against_shortcut
 from tinyflow.flow.show.figures import (
     BLACK,
     BLUE,
@@ -211,6 +211,11 @@ def _cosines(axes: Axes, blocks: Sequence[Terms]) -> None:
             style["label"] = label
             style["ms"] = size if len(blocks) < 30 else 0.7 * size
             _line(axes, [b.cosines.get(pair) for b in blocks], style)
+    if any(len(b.shares) > 2 and "shortcut" in b.shares for b in blocks) and not any(
+        pair in b.cosines for pair in PAIRS for b in blocks
+    ):
+        rest = TERMS["F"] | {"label": "shortcut, the rest"}
+        _line(axes, [against_shortcut(b) for b in blocks], rest)
     pairs = [p for b in blocks if b.kind == "branches" for p in b.cosines]
     for pair, how in drawn(pairs).items():
         said = how | {"label": pair.replace(",", ", ")}

@@ -1,0 +1,97 @@
+"""GoogLeNet (Szegedy et al. 2014, arXiv:1409.4842), the paper's and torchvision's.
+
+The paper has biases and no normalisation. torchvision's has batch normalisation, a last
+max pool of 2x2, and 3x3 where the paper has 5x5 convolutions (its issue 906).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from tinyflow import nn
+from tinyflow.network import Network
+from tinyflow.tensor import Tensor
+
+from .branches import Mixed, Unit, chain, conv_unit
+
+STEM = "64@7/2 max/2C 64 192@3 max/2C"
+POOL = "max"
+BLOCKS = (  # 1x1; 3x3 reduced, 3x3; 5x5 reduced, 5x5; behind the pool: Table 1
+    (64, 96, 128, 16, 32, 32),
+    (128, 128, 192, 32, 96, 64),
+    POOL,
+    (192, 96, 208, 16, 48, 64),
+    (160, 112, 224, 24, 64, 64),
+    (128, 128, 256, 24, 64, 64),
+    (112, 144, 288, 32, 64, 64),
+    (256, 160, 320, 32, 128, 128),
+    POOL,
+    (256, 160, 320, 32, 128, 128),
+    (384, 192, 384, 48, 128, 128),
+)
+
+
+def plain_unit(rng: nn.Rng) -> Unit:
+    """Convolution with bias, ReLU."""
+
+    def unit(
+        cin: int, cout: int, kernel: tuple[int, int], stride: int, pad: tuple[int, int]
+    ) -> nn.Module:
+        return nn.Sequential(
+            nn.Conv2d(cin, cout, kernel, stride, pad, rng=rng), nn.ReLU()
+        )
+
+    return unit
+
+
+class GoogLeNet(nn.Module):
+    """Stem, nine blocks of branches, global average, one linear layer.
+
+    Args:
+        norm: torchvision's, with batch normalisation; else the paper's.
+        dropout: probability, of the averaged features; None: the paper's 0.4 or
+            torchvision's 0.2.
+        num_classes, image_size, in_channels: of the data.
+        rng: where the initial weights come from.
+    """
+
+    def __init__(
+        self,
+        norm: bool = False,
+        *,
+        dropout: float | None = None,
+        num_classes: int,
+        image_size: int,
+        in_channels: int,
+        rng: nn.Rng,
+    ) -> None:
+        unit = conv_unit(rng) if norm else plain_unit(rng)
+        large = 3 if norm else 5
+        layers, cin = chain(STEM, in_channels, unit)
+        pools = [nn.MaxPool2d(3, 2, ceil_mode=True)]
+        pools += [nn.MaxPool2d(2 if norm else 3, 2, ceil_mode=True)]
+        for row in BLOCKS:
+            if isinstance(row, str):
+                layers.append(pools.pop(0))
+                continue
+            a, r3, b, r5, c, p = row
+            text = f"1x1: {a} | 3x3: {r3} {b}@3 | 5x5: {r5} {c}@{large} | pool: max {p}"
+            layers.append(block := Mixed(text, cin, unit))
+            cin = block.channels
+        self.features = nn.Sequential(*layers)
+        self.avgpool = nn.GlobalAvgPool2d()
+        usual = 0.2 if norm else 0.4
+        self.dropout = nn.Dropout(usual if dropout is None else dropout, rng=rng)
+        self.fc = nn.Linear(cin, num_classes, rng=rng)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (N, C, S, S) → logits (N, num_classes)."""
+        logits: Tensor = self.fc(self.dropout(self.avgpool(self.features(x))))
+        return logits
+
+
+PAPER = "Szegedy et al. 2014"
+NETWORKS = [
+    Network("googlenet", GoogLeNet, 224, smallest=15, paper=PAPER),
+    Network("googlenet_bn", partial(GoogLeNet, True), 224, smallest=15, paper=PAPER),
+]

@@ -1,0 +1,204 @@
+"""The Inception networks: counts, PyTorch, and what the instrument sees of them."""
+
+import numpy as np
+import pytest
+
+import models
+from models.branches import Branches, Mixed, conv_unit
+from tinyflow import Tape, Tensor, flow, nn, ops
+from tinyflow.flow.blocks import find_blocks, split
+from tinyflow.optim import SGD
+from tinyflow.train.step import train_step
+
+# Parameters and multiply-adds for 1000 classes, parameters for 10: torchvision's and
+# timm's where they publish them, the others counted independently from the tables.
+COUNTS = {
+    "googlenet": (6_998_552, 1_582_671_872, 5_983_802),
+    "googlenet_bn": (6_624_904, 1_498_376_192, 5_610_154),
+    "inception_v3": (23_834_568, 5_713_216_096, 21_806_058),
+    "inception_v4": (42_679_816, 12_253_974_624, 41_158_186),
+    "inception_resnet_v1": (22_756_328, 6_206_361_696, 20_981_258),
+    "inception_resnet_v2_paper": (32_433_928, 9_257_953_632, 30_310_378),
+    "inception_resnet_v2": (55_843_464, 13_155_794_016, 54_321_834),
+}
+QUICK = ("googlenet", "googlenet_bn")
+SIZES = {name: 32 if name in QUICK else 75 for name in COUNTS}
+
+
+def cases(names=COUNTS):
+    return [
+        pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in names
+    ]
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_counts_equal_the_papers(name):
+    large, macs, small = COUNTS[name]
+    side = models.find(name).native
+    how = {"image_size": side, "seed": None}
+    model = models.build_model(name, num_classes=1000, **how)
+    assert models.count_parameters(model) == large
+    assert models.count_macs(model, side) == macs
+    model = models.build_model(name, num_classes=10, **how)
+    assert models.count_parameters(model) == small
+
+
+def built(name, batch=2):
+    side = SIZES[name]
+    network = models.find(name)
+    model = network.build(image_size=side, seed=3, dropout=0.0).to(dtype="float64")
+    rng = np.random.default_rng(0)
+    images = rng.standard_normal((batch, 3, side, side))
+    return model.train(), images, rng.integers(0, 10, batch)
+
+
+@pytest.mark.parametrize("name", cases())
+def test_loss_and_every_gradient_equal_pytorchs(name):
+    torch = pytest.importorskip("torch")
+    from tests.oracles.torch_inception import Layers, network
+
+    model, images, labels = built(name, 4 if name in QUICK else 2)
+    layers = Layers(model, norm=name != "googlenet")
+    t = torch.tensor(images, requires_grad=True)
+    logits = network(name)(layers, t)
+    assert not layers.left
+    expected = torch.nn.functional.cross_entropy(logits, torch.tensor(labels))
+    expected.backward()
+    with Tape() as tape:
+        x = tape.watch(Tensor(images))
+        loss = ops.cross_entropy(model(x), labels)
+    tape.backward(loss, release=True)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-9)
+    pairs = [("images", x.grad, t.grad)]
+    pairs += [(k, p.grad, layers.p[k].grad) for k, p in model.named_parameters()]
+    for path, ours, theirs in pairs:
+        scale = float(theirs.abs().max())
+        error = float(np.abs(ours - theirs.numpy()).max())
+        assert error <= 1e-9 * max(scale, 1e-3), (path, error, scale)
+
+
+KINDS = {
+    "googlenet": 9 * ["branches"],
+    "googlenet_bn": 9 * ["branches"],
+    "inception_v3": 11 * ["branches"],
+    "inception_v4": 19 * ["branches"],
+    "inception_resnet_v1": 2 * ["branches"] + 20 * ["identity"],
+    "inception_resnet_v2_paper": 5 * ["branches"] + 20 * ["identity"],
+    "inception_resnet_v2": 3 * ["branches"] + 40 * ["identity"],
+}
+
+
+@pytest.mark.parametrize("name", cases())
+def test_every_block_is_found_and_closes(name):
+    p = flow.probe(*built(name))
+    found = flow.block_terms(p.tape)
+    assert sorted(t.kind for t in found) == KINDS[name]
+    assert max(t.closure for t in found) <= 1e-12
+    assert all(sum(t.shares.values()) == pytest.approx(1) for t in found)
+
+
+def test_the_branches_of_googlenet_against_differences_of_each_path():
+    model, images, labels = built("googlenet")
+    p = flow.probe(model, images, labels)
+    (block,) = [b for b in find_blocks(p.tape) if b.name == "features.8"]
+    terms = split(p.tape, block)
+    assert list(terms) == ["1x1", "3x3", "5x5", "pool"]
+    x, g, v = block.x.value, block.h.grad, 1e-6
+    side = dict(model.named_modules())["features.8"].side
+    # Where zeros tie for a maximum there is no derivative: they stay.
+    direction, at = np.random.default_rng(1).standard_normal(x.shape) * (x > 0), 0
+    for label, branch in zip(side.labels, side.branches, strict=True):
+        higher, lower = (
+            branch(Tensor(x + s * v * direction)).data for s in (1.0, -1.0)
+        )
+        part = g[:, at : at + higher.shape[1]]
+        at += higher.shape[1]
+        expected = float(((higher - lower) / (2 * v) * part).sum())
+        assert float((terms[label] * direction).sum()) == pytest.approx(expected, 1e-5)
+    assert at == g.shape[1]
+
+
+class Small(nn.Module):
+    """Two blocks of Inception-ResNet."""
+
+    def __init__(self):
+        from models.inception_v4 import Residual
+
+        rng = np.random.default_rng(0)
+        self.stem = nn.Conv2d(3, 8, 3, padding=1, rng=rng)
+        text = "1x1: 4 | 3x3: 4 4@1x3 4@3x1"
+        unit = conv_unit(rng)
+        self.first = Residual(text, 8, 0.2, unit, rng)
+        self.second = Residual(text, 8, 0.2, unit, rng, last=True)
+        self.fc = nn.Linear(8, 5, rng=rng)
+
+    def forward(self, x):
+        return self.fc(self.second(self.first(self.stem(x))).mean((2, 3)))
+
+
+def test_a_shortcut_beside_branches_has_a_term_for_each_and_its_paths():
+    model = Small().to(dtype="float64").train()
+    rng = np.random.default_rng(2)
+    images, labels = rng.standard_normal((4, 3, 6, 6)), np.arange(4)
+    p = flow.probe(model, images, labels)
+    first, second = find_blocks(p.tape)
+    assert first.kind == second.kind == "identity" and len(first.through) == 2
+    x, g, v = second.x.value, second.h.grad, 1e-6
+    terms = split(p.tape, second)
+    assert list(terms) == ["shortcut", "1x1", "3x3"]
+    direction = rng.standard_normal(x.shape)
+    side, linear = model.second.side, model.second.linear
+
+    def h(a, b):
+        found = [
+            branch(Tensor(z)) for branch, z in zip(side.branches, (a, b), strict=True)
+        ]
+        return linear(ops.concat(found, 1)).data * model.second.factor
+
+    moved = {
+        "shortcut": direction,
+        "1x1": (h(x + v * direction, x) - h(x - v * direction, x)) / (2 * v),
+        "3x3": (h(x, x + v * direction) - h(x, x - v * direction)) / (2 * v),
+    }
+    for name, change in moved.items():
+        expected = float((change * g).sum())
+        assert float((terms[name] * direction).sum()) == pytest.approx(expected, 1e-5)
+    kept, last = flow.block_terms(p.tape)
+    assert last.mask is None and kept.mask is not None
+    spectrum = flow.spectrum(p, veit_samples=4)
+    assert spectrum.lengths == [0, 1, 2] and spectrum.closure < 1e-12
+    assert sum(spectrum.shares) == pytest.approx(1)
+    # the path of length 0, both shortcuts, by hand
+    straight = p.tape.pullback(
+        second.h, g, to=second.x, scale={edge: 0.0 for edge in second.through}
+    )
+    straight = p.tape.pullback(
+        first.out, straight, to=first.x, scale={edge: 0.0 for edge in first.through}
+    )
+    assert spectrum.norms[0] == pytest.approx(float(np.linalg.norm(straight)), 1e-12)
+
+
+def test_texts_are_read_as_they_are_written():
+    side = Branches("a: 8@1x7/2 | b: max/2C 4 (c: 2@3 | d: 3@3V)", 5, conv_unit(None))
+    assert (side.labels, side.channels) == (["a", "b"], 13)
+    conv = side.branches[0][0][0]
+    assert conv.weight.shape == (8, 5, 1, 7)
+    assert (conv.stride, conv.padding) == (2, (0, 3))
+    pool = side.branches[1][0]
+    assert (pool.stride, pool.padding, pool.ceil_mode) == (2, (0, 0), True)
+    inner = side.branches[1][2].side
+    assert inner.labels == ["c", "d"] and inner.branches[1][0][0].padding == (0, 0)
+    with pytest.raises(ValueError, match="'64@' is no layer"):
+        Mixed("a: 64@", 3, conv_unit(None))
+
+
+@pytest.mark.slow
+def test_googlenet_learns_a_batch():
+    model = models.build_model("googlenet_bn", seed=0).train()
+    rule = SGD(list(model.named_parameters()), 0.02, 0.9)
+    rng = np.random.default_rng(0)
+    labels = np.arange(16) % 4
+    images = rng.normal(size=(16, 3, 32, 32)).astype("float32")
+    images[:, 0] += labels[:, None, None]
+    losses = [float(train_step(model, images, labels, rule).loss) for _ in range(30)]
+    assert np.mean(losses[-5:]) < 0.7 * losses[0], losses
