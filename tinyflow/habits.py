@@ -61,7 +61,6 @@ MODULE: Mapping[str, str] = {
 }
 
 NN: Mapping[str, str] = {
-    "AdaptiveAvgPool2d": "nn.GlobalAvgPool2d()",
     "CrossEntropyLoss": "ops.cross_entropy(logits, labels)",
     "MSELoss": "((y - target) ** 2).mean()",
     "ModuleDict": "keep them in a dictionary, self.layers = {...}",

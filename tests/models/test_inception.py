@@ -97,16 +97,31 @@ def test_every_block_is_found_and_closes(name):
     assert all(sum(t.shares.values()) == pytest.approx(1) for t in found)
 
 
-def test_the_branches_of_googlenet_against_differences_of_each_path():
-    model, images, labels = built("googlenet")
-    p = flow.probe(model, images, labels)
-    (block,) = [b for b in find_blocks(p.tape) if b.name == "features.8"]
-    terms = split(p.tape, block)
-    assert list(terms) == ["1x1", "3x3", "5x5", "pool"]
+class One(nn.Module):
+    """One block of branches, behind a convolution: no two of its inputs are equal."""
+
+    def __init__(self):
+        rng = np.random.default_rng(0)
+        self.stem = nn.Conv2d(3, 8, 3, padding=1, rng=rng)
+        text = (
+            "1x1: 4 | 3x3: 3 4@3 (1x3: 2@1x3 | 3x1: 3@3x1) | 5x5: 2 4@5 | pool: max 3"
+        )
+        self.block = Mixed(text, 8, conv_unit(rng))
+        self.fc = nn.Linear(self.block.channels, 5, rng=rng)
+
+    def forward(self, x):
+        return self.fc(self.block(self.stem(x)).mean((2, 3)))
+
+
+def test_branches_against_differences_of_each_path():
+    model = One().to(dtype="float64").train()
+    rng = np.random.default_rng(2)
+    p = flow.probe(model, rng.standard_normal((4, 3, 6, 6)), np.arange(4))
+    (block,) = find_blocks(p.tape)
+    terms, side = split(p.tape, block), model.block.side
+    assert block.kind == "branches" and list(terms) == ["1x1", "3x3", "5x5", "pool"]
     x, g, v = block.x.value, block.h.grad, 1e-6
-    side = dict(model.named_modules())["features.8"].side
-    # Where zeros tie for a maximum there is no derivative: they stay.
-    direction, at = np.random.default_rng(1).standard_normal(x.shape) * (x > 0), 0
+    direction, at = rng.standard_normal(x.shape), 0
     for label, branch in zip(side.labels, side.branches, strict=True):
         higher, lower = (
             branch(Tensor(x + s * v * direction)).data for s in (1.0, -1.0)

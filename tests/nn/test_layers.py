@@ -48,9 +48,12 @@ def test_activations_are_those_of_pytorch(name):
         ("AvgPool2d", (3, 2, 1, False, False)),
         ("AvgPool2d", (2, 2, 0, True, True)),
         ("AvgPool2d", (2, 2, 0, False, True, 3)),
+        ("AdaptiveAvgPool2d", ((4, None),)),
+        ("AdaptiveMaxPool2d", ((4, None),)),
+        ("LocalResponseNorm", (3, 2.0, 0.5, 0.3)),
     ],
 )
-def test_pooling_passes_every_argument_on(name, arguments):
+def test_a_layer_passes_every_argument_on(name, arguments):
     torch = pytest.importorskip("torch")
     if name == "MaxPool2d" and len(arguments) == 5:  # PyTorch has another one there
         *first, ceil_mode = arguments

@@ -24,6 +24,7 @@ def images(dtype="float32"):
     return Tensor(values.reshape(2, 4, 6, 6).astype(dtype))
 
 
+LRN = {"size": 3, "alpha": 0.5, "beta": 0.75, "k": 1.0}
 CALLS = {
     **{
         name: lambda: {"input": images()}
@@ -99,7 +100,12 @@ CALLS = {
         "count_include_pad": True,
         "divisor_override": 3,
     },
+    **{
+        name: lambda: {"input": images(), "output_size": 4}
+        for name in ("adaptive_avg_pool2d", "adaptive_max_pool2d")
+    },
     "global_avg_pool2d": lambda: {"input": images()},
+    "local_response_norm": lambda: {"input": images()} | LRN,
 }
 
 LAYERS = {
@@ -138,6 +144,9 @@ LAYERS = {
         "count_include_pad": True,
         "divisor_override": 3,
     },
+    "AdaptiveAvgPool2d": {"output_size": 4},
+    "AdaptiveMaxPool2d": {"output_size": 4},
+    "LocalResponseNorm": LRN,
     "Dropout": {"p": 0.5, "rng": rng()},
     "StochasticDepth": {"p": 0.5, "rng": rng()},
     "SqueezeExcitation": {
@@ -165,6 +174,7 @@ KINDS = {
     "whole": [*NO_WHOLE, 0, -1],
     "divisor": [n for n in NO_WHOLE if n is not None] + [0],
     "pair": [*NO_WHOLE, 0, -1, (1, 0), (1, 1, 1), (1, 1.0), "ab", (1, True), (HUGE, 1)],
+    "output size": [*NO_WHOLE, 0, -1, (1, 0), (1, 1, 1), (None,), (1.0, None)],
     "stride": [*NO_WHOLE, 0, -1, (1, 0), (1, 1, 1), (1, None)],
     "padding": [
         *NO_WHOLE,
@@ -213,6 +223,7 @@ SIDES = [lambda n: ((n, n), (n, n)), lambda n: np.full((2, 2), n)]
 LIKE |= {
     "divisor": LIKE["whole"],
     "stride": LIKE["pair"],
+    "output size": LIKE["pair"],
     "padding": LIKE["pair"],
     "shape": LIKE["dims"],
     "widths": LIKE["dims"],
@@ -238,6 +249,9 @@ NAMES = {  # of arguments: their kind
     "other": "operand",
     "exponent": "exponent",
     "divisor_override": "divisor",
+    "size": "whole",
+    "output_size": "output size",
+    **dict.fromkeys(["alpha", "beta", "k"], "eps"),
     "stride": "stride",
     "padding": "padding",
     "dims": "dims",

@@ -139,16 +139,22 @@ def test_special_values_in_maps(case, special, u):
     functional = pytest.importorskip("torch").nn.functional
     x = np.random.default_rng(0).normal(size=(2, 3, 5, 6)).astype(case.dtype)
     x[0, 1, 2, 3] = x[1, 0, 0, 0] = special
-    for name in ("max_pool2d", "avg_pool2d"):
-        for how in ({"kernel_size": 2}, {"kernel_size": 3, "stride": 2, "padding": 1}):
-            call = (
-                lambda t, n=name, how=how: getattr(ops, n)(t, **how),
-                lambda t, n=name, how=how: getattr(functional, n)(t, **how),
-            )
-            cotangent = np.ones(call[0](Tensor(x)).shape, case.dtype)
-            cotangent[0, 1, 1, 1] = cotangent[1, 2, 0, 0] = u
-            for pair in both(*call, [x], cotangent):
-                alike(*pair, noise=1e-6)
+    windows = [{"kernel_size": 2}, {"kernel_size": 3, "stride": 2, "padding": 1}]
+    ways = [(f"{kind}_pool2d", how) for kind in ("max", "avg") for how in windows]
+    for size in (1, (3, 4)):
+        ways += [
+            (f"adaptive_{k}_pool2d", {"output_size": size}) for k in ("max", "avg")
+        ]
+    ways += [("local_response_norm", {"size": 3, "alpha": 0.1})]
+    for name, how in ways:
+        call = (
+            lambda t, n=name, how=how: getattr(ops, n)(t, **how),
+            lambda t, n=name, how=how: getattr(functional, n)(t, **how),
+        )
+        cotangent = np.ones(call[0](Tensor(x)).shape, case.dtype)
+        cotangent[0, 1, -1, -1] = cotangent[1, 2, 0, 0] = u
+        for pair in both(*call, [x], cotangent):
+            alike(*pair, noise=1e-6)
 
 
 @pytest.mark.parametrize("special", [INF, -INF, NAN])

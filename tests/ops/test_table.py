@@ -126,6 +126,13 @@ ROWS = [
     row("avg_pool2d", IMAGES, kernel_size=3, stride=2, padding=1),
     row("avg_pool2d", IMAGES, kernel_size=(2, 3), padding=1, count_include_pad=False),
     row("global_avg_pool2d", IMAGES),
+    *(
+        row(f"adaptive_{kind}_pool2d", IMAGES, output_size=size)
+        for kind in ("avg", "max")
+        for size in ((3, 4), (5, 2), (None, 8))
+    ),
+    row("local_response_norm", IMAGES, size=3, alpha=2.0, k=0.5),
+    row("local_response_norm", IMAGES, size=10, alpha=2.0, beta=1),
 ]
 
 every_row = pytest.mark.parametrize(

@@ -10,10 +10,18 @@ from tinyflow.nn.dropout import Dropout, StochasticDepth
 from tinyflow.nn.gate import SqueezeExcitation
 from tinyflow.nn.initial import normal, ones, zeros
 from tinyflow.nn.linear import Conv2d, Flatten, Linear
-from tinyflow.nn.norm import BatchNorm2d
-from tinyflow.nn.pooling import AvgPool2d, GlobalAvgPool2d, MaxPool2d
+from tinyflow.nn.norm import BatchNorm2d, LocalResponseNorm
+from tinyflow.nn.pooling import (
+    AdaptiveAvgPool2d,
+    AdaptiveMaxPool2d,
+    AvgPool2d,
+    GlobalAvgPool2d,
+    MaxPool2d,
+)
 
 __all__ = [
+    "AdaptiveAvgPool2d",
+    "AdaptiveMaxPool2d",
     "AvgPool2d",
     "BatchNorm2d",
     "Conv2d",
@@ -23,6 +31,7 @@ __all__ = [
     "Hardswish",
     "Identity",
     "Linear",
+    "LocalResponseNorm",
     "MaxPool2d",
     "Module",
     "ModuleList",

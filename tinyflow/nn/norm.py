@@ -44,3 +44,22 @@ class BatchNorm2d(Module):
             momentum=self.momentum,
             eps=self.eps,
         )
+
+
+class LocalResponseNorm(Module):
+    """Division by what is around, see :func:`tinyflow.ops.local_response_norm`."""
+
+    def __init__(
+        self, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
+    ) -> None:
+        op = type(self).__name__
+        self.size = whole(op, size, "size", 1)
+        self.alpha, self.beta = (
+            number(op, alpha, "alpha", 0),
+            number(op, beta, "beta", 0),
+        )
+        self.k = number(op, k, "k", 0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, …) → the same shape."""
+        return ops.local_response_norm(x, self.size, self.alpha, self.beta, self.k)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tinyflow import ops
 from tinyflow.module import Module
+from tinyflow.ops.adaptive import Size, size_of
 from tinyflow.ops.arguments import Pair, flag, pair
 from tinyflow.ops.pool import divisor, windows
 from tinyflow.tensor import Tensor
@@ -76,3 +77,25 @@ class GlobalAvgPool2d(Module):
     def forward(self, x: Tensor) -> Tensor:
         """See :func:`tinyflow.ops.global_avg_pool2d`."""
         return ops.global_avg_pool2d(x)
+
+
+class AdaptiveAvgPool2d(Module):
+    """Average over regions, see :func:`tinyflow.ops.adaptive_avg_pool2d`."""
+
+    def __init__(self, output_size: Size) -> None:
+        self.output_size = size_of(type(self).__name__, output_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) → (N, C, h, w)."""
+        return ops.adaptive_avg_pool2d(x, self.output_size)
+
+
+class AdaptiveMaxPool2d(Module):
+    """Maximum over regions, see :func:`tinyflow.ops.adaptive_max_pool2d`."""
+
+    def __init__(self, output_size: Size) -> None:
+        self.output_size = size_of(type(self).__name__, output_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) → (N, C, h, w)."""
+        return ops.adaptive_max_pool2d(x, self.output_size)

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from tinyflow import habits, sweep
 from tinyflow.kernels.engine import engine
+from tinyflow.ops.adaptive import adaptive_avg_pool2d, adaptive_max_pool2d
 from tinyflow.ops.conv import conv2d
 from tinyflow.ops.elementwise import (
     add,
@@ -24,7 +25,7 @@ from tinyflow.ops.elementwise import (
 )
 from tinyflow.ops.linear import linear, matmul
 from tinyflow.ops.loss import cross_entropy, log_softmax, softmax
-from tinyflow.ops.norm import batch_norm, dropout
+from tinyflow.ops.norm import batch_norm, dropout, local_response_norm
 from tinyflow.ops.pool import avg_pool2d, global_avg_pool2d, max_pool2d
 from tinyflow.ops.reduce import amax, mean, sum
 from tinyflow.ops.shape import (
@@ -41,6 +42,8 @@ from tinyflow.ops.shape import (
 sweep.add = lambda a, b, out=None: engine(a).add(a, b, out)  # the core knows no kernel
 
 __all__ = [
+    "adaptive_avg_pool2d",
+    "adaptive_max_pool2d",
     "add",
     "amax",
     "avg_pool2d",
@@ -56,6 +59,7 @@ __all__ = [
     "global_avg_pool2d",
     "hardswish",
     "linear",
+    "local_response_norm",
     "log",
     "log_softmax",
     "matmul",

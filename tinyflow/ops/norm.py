@@ -1,4 +1,4 @@
-"""Batch normalisation and dropout, which differ between training and testing."""
+"""Normalisation, of batches and of neighbouring channels, and dropout."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from tinyflow.ops.arguments import (
     number,
     optional,
     shown,
+    whole,
 )
 from tinyflow.ops.stack import Stacked
 from tinyflow.tape import record
@@ -142,6 +143,52 @@ def _check_running(x: Array, r: Any, name: str, training: bool) -> None:
             f"batch_norm: {name} is read-only, but training updates it in place: give "
             "a copy"
         )
+
+
+def local_response_norm(
+    input: Tensor,
+    size: int,
+    alpha: float = 1e-4,
+    beta: float = 0.75,
+    k: float = 1.0,
+) -> Tensor:
+    """y = x / sᵝ with s = k + (α/n) Σ x² over the n channels around each.
+
+    (Krizhevsky et al. 2012, section 3.3, whose α is not divided by n.) The n channels
+    around c are c - ⌊n/2⌋ … c + ⌊(n-1)/2⌋, without those that are not there.
+
+        ∂L/∂x = g / sᵝ - (2αβ/n) x Σ g y / s,  over the channels that have x around them
+
+    Args:
+        input: (N, C, …), with at least one axis after the channels.
+        size: n.
+        alpha, beta, k: α, β and k, none of them negative.
+    """
+    op = "local_response_norm"
+    x, n = floats(op, input), whole(op, size, "size", 1)
+    alpha = number(op, alpha, "alpha", 0) / n
+    beta, k = number(op, beta, "beta", 0), number(op, k, "k", 0)
+    if x.ndim < 3:
+        raise ValueError(f"{op}: input must be (N, C, …) of 3 axes or more")
+    s = k + alpha * _around(x * x, n // 2, (n - 1) // 2)
+    root = s**beta
+    y = x / root
+
+    def pullback(g: Array, need: tuple[bool, ...]) -> tuple[Array]:
+        sent = _around(g * (y / s), (n - 1) // 2, n // 2)
+        return (g / root - (2 * alpha * beta) * x * sent,)
+
+    return record(op, y, (input,), pullback)
+
+
+def _around(x: Array, before: int, after: int) -> Array:
+    """Σ x over the channels from `before` each to `after` it."""
+    found: Array = x.copy("K")
+    for d in range(1, min(before, x.shape[1] - 1) + 1):
+        found[:, d:] += x[:, :-d]
+    for d in range(1, min(after, x.shape[1] - 1) + 1):
+        found[:, :-d] += x[:, d:]
+    return found
 
 
 def dropout(
