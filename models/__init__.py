@@ -15,6 +15,7 @@ from tinyflow import nn
 from tinyflow.network import Network, Zoo, count_macs, count_parameters
 
 from . import (
+    alexnet,
     cifar_resnet,
     densenet,
     efficientnet,
@@ -44,6 +45,7 @@ __all__ = [
 ]
 
 FAMILIES = {
+    "AlexNet": alexnet.NETWORKS,
     "VGG": vgg.NETWORKS,
     "ResNet": resnet.NETWORKS,
     "Plain nets": plain.NETWORKS,
