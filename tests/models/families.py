@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from models.cifar_resnet import CifarResNet
+from models.densenet import DenseNet
 from models.preact_resnet import BottleneckUnit, PreActResNet, Unit
 from models.resnet import BasicBlock, ResNet
 from models.se_resnet import squeeze_excitation
@@ -66,9 +67,26 @@ def preact20(**to: Any) -> nn.Module:
     return PreActResNet(BottleneckUnit, 20, **to)
 
 
+def densenet_bc(**to: Any) -> nn.Module:
+    return DenseNet((2, 3), 6, **to)
+
+
+def densenet_cifar(**to: Any) -> nn.Module:
+    return DenseNet((2, 3, 2), 6, "cifar", False, 1.0, **to)
+
+
+def densenet_cifar_bc(**to: Any) -> nn.Module:
+    return DenseNet((2, 3, 2), 6, "cifar", **to)
+
+
 FAMILIES = {
     "resnet8_b": Small(cifar_b, ("CifarB", 1), 12),
     "se_resnet12": Small(se_resnet12, ("SEResNet", (1, 2, 1, 1)), 40),
     "preact_resnet14": Small(preact14, ("PreAct", 2, 2), 12),
     "preact_resnet20": Small(preact20, ("PreAct", 3, 2), 12),
+    "densenet_bc": Small(densenet_bc, ("Dense", (2, 3), 6, True, True), 40),
+    "densenet_cifar": Small(densenet_cifar, ("Dense", (2, 3, 2), 6, False, False), 12),
+    "densenet_cifar_bc": Small(
+        densenet_cifar_bc, ("Dense", (2, 3, 2), 6, False, True), 12
+    ),
 }

@@ -36,9 +36,22 @@ CIFAR = {
     "preact_resnet110": (1_727_962, 1_733_812, 252_887_680),
     "preact_resnet164": (1_703_258, 1_726_388, 247_646_720),
     "preact_resnet1001": (10_327_706, 10_350_836, 1_490_995_712),
+    # Huang et al. 2017, Table 2
+    "densenet40_12": (1_019_722, 1_060_132, 264_812_928),
+    "densenet100_12": (6_979_642, 7_084_852, 1_769_516_448),
+    "densenet100_24": (27_249_082, 27_457_972, 6_889_347_744),
+    "densenet_bc100_12": (769_162, 800_032, 287_929_692),
+    "densenet_bc250_24": (15_324_406, 15_480_556, 5_418_785_724),
+    "densenet_bc190_40": (25_624_430, 25_821_620, 9_301_945_740),
 }
 IMAGENET = {
+    "densenet161": (224, 26_494_090, 28_681_000, 7_727_907_072),
     "se_resnet34": (224, 21_450_998, 21_958_868, 3_663_918_592),
+}
+
+
+AT_32 = {  # with ten classes
+    "densenet161": 157_689_408,
 }
 
 
@@ -63,3 +76,5 @@ def test_of_imagenet(name):
     assert counted(name, 1000, size) == (thousand, macs)
     features = (thousand - ten) // 990 - 1
     assert counted(name, 10, size) == (ten, macs - 990 * features)
+    if name in AT_32:
+        assert counted(name, 10, 32) == (ten, AT_32[name])

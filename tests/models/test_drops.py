@@ -41,13 +41,17 @@ def test_evaluation_and_weights_are_the_same_with_it(name, option):
         assert (without.train()(x).data != dropping.train()(x).data).any()
 
 
-def test_densenet_drops_after_each_convolution_but_the_stem():
-    model = build("densenet121", dropout=0.25).train()
+@pytest.mark.parametrize(
+    ("name", "convolutions"),
+    [("densenet121", 1 + 2 * 58 + 3), ("densenet40_12", 1 + 36 + 2)],
+)
+def test_densenet_drops_after_each_convolution_but_the_stem(name, convolutions):
+    model = build(name, dropout=0.25).train()
     with Tape() as tape:
         model(images(2))
     dropped = {n.edges[0].producer for n in tape.nodes if n.op == "dropout"}
     convolved = [n for n in tape.nodes if n.op == "conv2d"]
-    assert len(convolved) == 1 + 2 * 58 + 3
+    assert len(convolved) == convolutions
     assert dropped == set(convolved[1:])
 
 

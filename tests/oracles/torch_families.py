@@ -139,3 +139,60 @@ class SEResNet(nn.Module):
         for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
             x = layer(x)
         return self.fc(x.mean((2, 3)))
+
+
+class DenseLayer(nn.Module):
+    """Huang et al. 2017, section 3: what one layer adds, with a bottleneck or not."""
+
+    def __init__(self, cin, growth, bottleneck):
+        super().__init__()
+        wide = 4 * growth if bottleneck else growth
+        self.norm1 = nn.BatchNorm2d(cin)
+        self.conv1 = conv(cin, wide, 1 if bottleneck else 3)
+        self.norm2 = nn.BatchNorm2d(wide) if bottleneck else None
+        self.conv2 = conv(wide, growth) if bottleneck else None
+
+    def forward(self, x):
+        f = self.conv1(F.relu(self.norm1(x)))
+        return f if self.norm2 is None else self.conv2(F.relu(self.norm2(f)))
+
+
+class Dense(nn.Module):
+    """The same paper's networks, for ImageNet (`large`) or CIFAR."""
+
+    def __init__(self, counts, growth, large, bc):
+        super().__init__()
+        self.features, channels = nn.Module(), 2 * growth if bc else 16
+        self.counts, self.large = counts, large
+        stem = nn.Conv2d(3, channels, 7, 2, 3, bias=False) if large else None
+        self.features.conv0 = stem or conv(3, channels)
+        if large:
+            self.features.norm0 = nn.BatchNorm2d(channels)
+        for i, count in enumerate(counts, 1):
+            block = nn.Module()
+            for j in range(1, count + 1):
+                layer = DenseLayer(channels, growth, bc)
+                setattr(block, f"denselayer{j}", layer)
+                channels += growth
+            setattr(self.features, f"denseblock{i}", block)
+            if i < len(counts):
+                kept, transition = channels // 2 if bc else channels, nn.Module()
+                transition.norm = nn.BatchNorm2d(channels)
+                transition.conv = conv(channels, kept, 1)
+                setattr(self.features, f"transition{i}", transition)
+                channels = kept
+        self.features.norm5 = nn.BatchNorm2d(channels)
+        self.classifier = nn.Linear(channels, 10)
+
+    def forward(self, x):
+        parts, x = self.features, self.features.conv0(x)
+        if self.large:
+            x = F.max_pool2d(F.relu(parts.norm0(x)), 3, 2, 1)
+        for i in range(1, len(self.counts) + 1):
+            for layer in getattr(parts, f"denseblock{i}").children():
+                x = torch.cat([x, layer(x)], 1)
+            if i < len(self.counts):
+                transition = getattr(parts, f"transition{i}")
+                x = transition.conv(F.relu(transition.norm(x)))
+                x = F.avg_pool2d(x, 2)
+        return self.classifier(F.relu(parts.norm5(x)).mean((2, 3)))
