@@ -14,7 +14,16 @@ from fnmatch import fnmatchcase
 from tinyflow import nn
 from tinyflow.network import Network, Zoo, count_macs, count_parameters
 
-from . import cifar_resnet, densenet, plain, preact_resnet, resnet, se_resnet, vgg
+from . import (
+    cifar_resnet,
+    densenet,
+    plain,
+    preact_resnet,
+    quadir,
+    resnet,
+    se_resnet,
+    vgg,
+)
 
 __all__ = [
     "FAMILIES",
@@ -37,6 +46,7 @@ FAMILIES = {
     "ResNet for CIFAR": cifar_resnet.NETWORKS,
     "Pre-activation ResNet": preact_resnet.NETWORKS,
     "DenseNet": densenet.NETWORKS,
+    "Quadir": quadir.NETWORKS,
 }
 MODELS = {network.name: network for rows in FAMILIES.values() for network in rows}
 SHORT = {  # Noh 2021, Table A1

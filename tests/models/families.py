@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from models.cifar_resnet import CifarResNet
 from models.densenet import DenseNet
 from models.preact_resnet import BottleneckUnit, PreActResNet, Unit
+from models.quadir import QuadirCNN, QuadirResNet
 from models.resnet import BasicBlock, ResNet
 from models.se_resnet import squeeze_excitation
 from tinyflow import nn
@@ -86,6 +88,14 @@ FAMILIES = {
     "preact_resnet20": Small(preact20, ("PreAct", 3, 2), 12),
     "densenet_bc": Small(densenet_bc, ("Dense", (2, 3), 6, True, True), 40),
     "densenet_cifar": Small(densenet_cifar, ("Dense", (2, 3, 2), 6, False, False), 12),
+    "quadir_cnn": Small(QuadirCNN, ("QuadirCNN", 1, 8, "same"), 8, 1, 0.01),
+    "quadir_cnn_valid": Small(
+        partial(QuadirCNN, "valid"), ("QuadirCNN", 3, 12, "valid"), 12, lr=0.01
+    ),
+    "quadir_resnet": Small(QuadirResNet, ("QuadirResNet", 3, 8, True), 8, lr=0.01),
+    "quadir_resnet_projection": Small(
+        partial(QuadirResNet, "projection"), ("QuadirResNet", 1, 8, False), 8, 1, 0.01
+    ),
     "densenet_cifar_bc": Small(
         densenet_cifar_bc, ("Dense", (2, 3, 2), 6, False, True), 12
     ),

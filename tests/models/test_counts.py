@@ -3,9 +3,15 @@
 A network that publishes digits has these: torchvision's, timm's, pytorchcv's.
 """
 
+from functools import partial
+
 import pytest
 
 import models
+from models.densenet import DenseNet
+from models.preact_resnet import PreActResNet, Unit
+from models.quadir import QuadirCNN, QuadirResNet
+from tinyflow.flow.claims.nets import OWN
 
 # At the native size: parameters for 10, 100 and 1000 classes where there is such a data
 # set, and multiply-adds of one image with the most and with the fewest classes given.
@@ -50,6 +56,16 @@ IMAGENET = {
 }
 
 
+QUADIR = {  # pixels, channels, parameters for 10 classes, multiply-adds
+    ("quadir_cnn", 28, 1): (576_330, 58_756_096),
+    ("quadir_cnn_valid", 28, 1): (281_930, 33_479_424),
+    ("quadir_resnet", 28, 1): (436_010, 144_983_552),
+    ("quadir_resnet_projection", 28, 1): (417_898, 130_783_744),
+    ("quadir_cnn", 32, 3): (731_082, 77_922_304),
+    ("quadir_cnn_valid", 32, 3): (385_482, 48_313_600),
+    ("quadir_resnet", 32, 3): (513_386, 189_956_096),
+    ("quadir_resnet_projection", 32, 3): (495_914, 172_064_768),
+}
 AT_32 = {  # with ten classes
     "densenet161": 157_689_408,
 }
@@ -78,3 +94,31 @@ def test_of_imagenet(name):
     assert counted(name, 10, size) == (ten, macs - 990 * features)
     if name in AT_32:
         assert counted(name, 10, 32) == (ten, AT_32[name])
+
+
+@pytest.mark.parametrize(("name", "size", "channels"), QUADIR)
+def test_of_quadir(name, size, channels):
+    network = models.find(name)
+    model = network.build(image_size=size, in_channels=channels, seed=None)
+    found = models.count_parameters(model), models.count_macs(model, size, channels)
+    assert found == QUADIR[name, size, channels]
+
+
+def test_quadirs_are_those_that_the_claims_measure():
+    """The instrument has them, too, since it knows no zoo."""
+    for name in ("quadir_cnn", "quadir_resnet"):
+        theirs = OWN[name].build(seed=None)
+        assert models.count_parameters(theirs) == counted(name, 10, 32)[0]
+        assert models.count_macs(theirs, 32) == counted(name, 10, 32)[1]
+
+
+def test_options_that_a_network_does_not_know_are_refused():
+    data = {"num_classes": 10, "image_size": 32, "in_channels": 3, "rng": None}
+    for make, said in (
+        (partial(QuadirCNN, "full"), "padding must be 'same' or 'valid', not 'full'"),
+        (partial(QuadirResNet, "none"), "first must be 'stem' or 'projection'"),
+        (partial(DenseNet, (2,), stem="mnist"), "stem must be 'imagenet' or 'cifar'"),
+        (partial(PreActResNet, Unit, 18), r"6n \+ 2 layers, not 18"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            make(**data)

@@ -5,6 +5,8 @@ Their parameters have the names of ours, so that a state of ours can be loaded.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -196,3 +198,47 @@ class Dense(nn.Module):
                 x = transition.conv(F.relu(transition.norm(x)))
                 x = F.avg_pool2d(x, 2)
         return self.classifier(F.relu(parts.norm5(x)).mean((2, 3)))
+
+
+class QuadirCNN(nn.Module):
+    """Quadir 2019, figure 2, on images of `size` pixels."""
+
+    def __init__(self, channels, size, padding):
+        super().__init__()
+        widths = (channels, 64, 32, 64, 32, 64)
+        self.layers = nn.ModuleList()
+        for cin, cout in pairwise(widths):
+            layer = nn.Module()
+            layer.conv = nn.Conv2d(cin, cout, 3, padding=padding)
+            self.layers.append(layer)
+            size -= 0 if padding == "same" else 2
+        self.classifier = nn.Sequential(nn.Flatten(), nn.Linear(64 * size**2, 10))
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = F.relu(layer.conv(x))
+        return self.classifier(x)
+
+
+class QuadirResNet(nn.Module):
+    """Quadir 2019, figure 3, on images of `size` pixels."""
+
+    def __init__(self, channels, size, stem):
+        super().__init__()
+        self.stem = nn.Identity()
+        if stem:
+            convolution = nn.Conv2d(channels, 32, 3, padding=1)
+            self.stem, channels = nn.Sequential(convolution, nn.ReLU()), 32
+        self.blocks = nn.ModuleList(nn.Module() for _ in range(5))
+        for i, block in enumerate(self.blocks):
+            cin = channels if i == 0 else 32
+            block.conv1 = nn.Conv2d(cin, 64, 3, padding=1)
+            block.conv2 = nn.Conv2d(64, 32, 3, padding=1)
+            block.downsample = nn.Conv2d(cin, 32, 1) if cin != 32 else nn.Identity()
+        self.classifier = nn.Sequential(nn.Flatten(), nn.Linear(32 * size**2, 10))
+
+    def forward(self, x):
+        x = self.stem(x)
+        for b in self.blocks:
+            x = F.relu(b.downsample(x) + b.conv2(F.relu(b.conv1(x))))
+        return self.classifier(x)
