@@ -21,6 +21,7 @@ from . import (
     preact_resnet,
     quadir,
     resnet,
+    resnet_rs,
     se_resnet,
     vgg,
 )
@@ -45,6 +46,7 @@ FAMILIES = {
     "SE-ResNet": se_resnet.NETWORKS,
     "ResNet for CIFAR": cifar_resnet.NETWORKS,
     "Pre-activation ResNet": preact_resnet.NETWORKS,
+    "ResNet-RS": resnet_rs.NETWORKS,
     "DenseNet": densenet.NETWORKS,
     "Quadir": quadir.NETWORKS,
 }

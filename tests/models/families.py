@@ -13,6 +13,7 @@ from models.densenet import DenseNet
 from models.preact_resnet import BottleneckUnit, PreActResNet, Unit
 from models.quadir import QuadirCNN, QuadirResNet
 from models.resnet import BasicBlock, ResNet
+from models.resnet_rs import ResNetRS
 from models.se_resnet import squeeze_excitation
 from tinyflow import nn
 from tinyflow.network import Network
@@ -86,6 +87,9 @@ FAMILIES = {
     "se_resnet12": Small(se_resnet12, ("SEResNet", (1, 2, 1, 1)), 40),
     "preact_resnet14": Small(preact14, ("PreAct", 2, 2), 12),
     "preact_resnet20": Small(preact20, ("PreAct", 3, 2), 12),
+    "resnet_rs": Small(
+        partial(ResNetRS, (1, 2, 1, 1)), ("ResNetRS", (1, 2, 1, 1)), 20, lr=0.01
+    ),
     "densenet_bc": Small(densenet_bc, ("Dense", (2, 3), 6, True, True), 40),
     "densenet_cifar": Small(densenet_cifar, ("Dense", (2, 3, 2), 6, False, False), 12),
     "quadir_cnn": Small(QuadirCNN, ("QuadirCNN", 1, 8, "same"), 8, 1, 0.01),

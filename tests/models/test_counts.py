@@ -51,6 +51,13 @@ CIFAR = {
     "densenet_bc190_40": (25_624_430, 25_821_620, 9_301_945_740),
 }
 IMAGENET = {
+    "resnet_rs50": (160, 33_663_402, 35_691_912, 2_278_629_376),
+    "resnet_rs101": (192, 61_590_186, 63_618_696, 6_012_157_952),
+    "resnet_rs152": (256, 84_593_066, 86_621_576, 15_527_886_848),
+    "resnet_rs200": (256, 91_181_482, 93_209_992, 20_093_386_752),
+    "resnet_rs270": (256, 127_832_938, 129_861_448, 26_950_189_056),
+    "resnet_rs350": (320, 161_927_658, 163_956_168, 53_683_601_408),
+    "resnet_rs420": (320, 189_863_146, 191_891_656, 63_942_344_704),
     "densenet161": (224, 26_494_090, 28_681_000, 7_727_907_072),
     "se_resnet34": (224, 21_450_998, 21_958_868, 3_663_918_592),
 }
@@ -67,6 +74,7 @@ QUADIR = {  # pixels, channels, parameters for 10 classes, multiply-adds
     ("quadir_resnet_projection", 32, 3): (495_914, 172_064_768),
 }
 AT_32 = {  # with ten classes
+    "resnet_rs50": 100_741_120,
     "densenet161": 157_689_408,
 }
 
@@ -85,7 +93,13 @@ def test_of_cifar(name):
     assert counted(name, 100, 32) == (hundred, macs + 90 * features)
 
 
-@pytest.mark.parametrize("name", IMAGENET)
+SLOW = ("resnet_rs270", "resnet_rs350", "resnet_rs420")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in IMAGENET],
+)
 def test_of_imagenet(name):
     size, ten, thousand, macs = IMAGENET[name]
     assert models.find(name).native == size

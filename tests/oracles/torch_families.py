@@ -242,3 +242,51 @@ class QuadirResNet(nn.Module):
         for b in self.blocks:
             x = F.relu(b.downsample(x) + b.conv2(F.relu(b.conv1(x))))
         return self.classifier(x)
+
+
+class BottleneckRS(nn.Module):
+    """Bello et al. 2021: a bottleneck with a gate, its shortcut averaged first."""
+
+    def __init__(self, cin, width, stride):
+        super().__init__()
+        cout = 4 * width
+        self.conv1, self.bn1 = conv(cin, width, 1), nn.BatchNorm2d(width)
+        self.conv2, self.bn2 = conv(width, width, 3, stride), nn.BatchNorm2d(width)
+        self.conv3, self.bn3 = conv(width, cout, 1), nn.BatchNorm2d(cout)
+        self.se, self.downsample = Gate(cout, width), nn.Identity()
+        if cin != cout:
+            how = {"ceil_mode": True, "count_include_pad": False}
+            pool = nn.AvgPool2d(stride, stride, **how) if stride > 1 else nn.Identity()
+            project = conv(cin, cout, 1), nn.BatchNorm2d(cout)
+            self.downsample = nn.Sequential(pool, *project)
+
+    def forward(self, x):
+        f = F.relu(self.bn1(self.conv1(x)))
+        f = self.bn3(self.conv3(F.relu(self.bn2(self.conv2(f)))))
+        return F.relu(self.se(f) + self.downsample(x))
+
+
+class ResNetRS(nn.Module):
+    """The same paper's network."""
+
+    def __init__(self, counts):
+        super().__init__()
+        self.conv1 = nn.Sequential(
+            *(conv(3, 32, 3, 2), nn.BatchNorm2d(32), nn.ReLU()),
+            *(conv(32, 32), nn.BatchNorm2d(32), nn.ReLU(), conv(32, 64)),
+        )
+        self.bn1, cin = nn.BatchNorm2d(64), 64
+        self.maxpool = nn.Sequential(conv(64, 64, 3, 2), nn.BatchNorm2d(64), nn.ReLU())
+        for i, count in enumerate(counts):
+            width, blocks = 64 * 2**i, []
+            for j in range(count):
+                blocks.append(BottleneckRS(cin, width, 2 if i and not j else 1))
+                cin = 4 * width
+            setattr(self, f"layer{i + 1}", nn.Sequential(*blocks))
+        self.fc = nn.Linear(2048, 10)
+
+    def forward(self, x):
+        x = self.maxpool(F.relu(self.bn1(self.conv1(x))))
+        for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = layer(x)
+        return self.fc(x.mean((2, 3)))

@@ -34,7 +34,12 @@ MARKS = (
 )
 """What a network has to write for its blocks to be found."""
 
-KINDS = {"conv2d": "projection", "slice": "option A", "pad": "option A"}
+KINDS = {
+    "conv2d": "projection",
+    "slice": "option A",
+    "pad": "option A",
+    "avg_pool2d": "average pool",
+}
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,8 @@ class Block:
     Attributes:
         name: module path, e.g. ``layer3.2``.
         kind: "plain", or how its shortcut runs: "identity", "pre-activation" (identity
-            but for what comes before the fork), "projection", "option A", "other".
+            but for what comes before the fork), "projection", "option A", "average
+            pool" (and what follows it), "other".
         x, h: its input and H, the sum, which enters its last ReLU if it has one.
         out: its output, if it has a name.
         fork: what it forks: x, or the value that everything from x passes first.
@@ -144,7 +150,10 @@ def _block(tape: Tape, path: str, h: Node) -> Block:
         side = next(e for e in h.edges if e.producer is not fork)
         f = side.producer
     scale = squeeze = None
-    gate = [e for e in f.edges if e.label == "scale"]
+    made = f
+    while made.op == "mul" and made.need.count(True) == 1:  # dropped at random
+        made = made.edges[made.need.index(True)].producer
+    gate = [e for e in made.edges if e.label == "scale"]
     if gate:
         scale, f = gate[0], gate[0].producer
         squeeze = tape.edge(f, "squeeze")
