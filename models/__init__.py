@@ -25,7 +25,9 @@ from . import (
     mobilenet,
     plain,
     preact_resnet,
+    quadir,
     resnet,
+    resnet_rs,
     se_resnet,
     squeezenet,
     vgg,
@@ -52,6 +54,7 @@ FAMILIES = {
     "SE-ResNet": se_resnet.NETWORKS,
     "ResNet for CIFAR": cifar_resnet.NETWORKS,
     "Pre-activation ResNet": preact_resnet.NETWORKS,
+    "ResNet-RS": resnet_rs.NETWORKS,
     "DenseNet": densenet.NETWORKS,
     "Inception": [
         *googlenet.NETWORKS,
@@ -61,6 +64,7 @@ FAMILIES = {
     "MobileNet": mobilenet.NETWORKS,
     "EfficientNet": efficientnet.NETWORKS,
     "SqueezeNet": squeezenet.NETWORKS,
+    "Quadir": quadir.NETWORKS,
 }
 MODELS = {network.name: network for rows in FAMILIES.values() for network in rows}
 SHORT = {  # Noh 2021, Table A1

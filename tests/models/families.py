@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from models.cifar_resnet import CifarResNet
+from models.densenet import DenseNet
 from models.preact_resnet import BottleneckUnit, PreActResNet, Unit
+from models.quadir import QuadirCNN, QuadirResNet
 from models.resnet import BasicBlock, ResNet
+from models.resnet_rs import ResNetRS
 from models.se_resnet import squeeze_excitation
 from tinyflow import nn
 from tinyflow.network import Network
@@ -66,9 +70,37 @@ def preact20(**to: Any) -> nn.Module:
     return PreActResNet(BottleneckUnit, 20, **to)
 
 
+def densenet_bc(**to: Any) -> nn.Module:
+    return DenseNet((2, 3), 6, **to)
+
+
+def densenet_cifar(**to: Any) -> nn.Module:
+    return DenseNet((2, 3, 2), 6, "cifar", False, 1.0, **to)
+
+
+def densenet_cifar_bc(**to: Any) -> nn.Module:
+    return DenseNet((2, 3, 2), 6, "cifar", **to)
+
+
 FAMILIES = {
     "resnet8_b": Small(cifar_b, ("CifarB", 1), 12),
     "se_resnet12": Small(se_resnet12, ("SEResNet", (1, 2, 1, 1)), 40),
     "preact_resnet14": Small(preact14, ("PreAct", 2, 2), 12),
     "preact_resnet20": Small(preact20, ("PreAct", 3, 2), 12),
+    "resnet_rs": Small(
+        partial(ResNetRS, (1, 2, 1, 1)), ("ResNetRS", (1, 2, 1, 1)), 20, lr=0.01
+    ),
+    "densenet_bc": Small(densenet_bc, ("Dense", (2, 3), 6, True, True), 40),
+    "densenet_cifar": Small(densenet_cifar, ("Dense", (2, 3, 2), 6, False, False), 12),
+    "quadir_cnn": Small(QuadirCNN, ("QuadirCNN", 1, 8, "same"), 8, 1, 0.01),
+    "quadir_cnn_valid": Small(
+        partial(QuadirCNN, "valid"), ("QuadirCNN", 3, 12, "valid"), 12, lr=0.01
+    ),
+    "quadir_resnet": Small(QuadirResNet, ("QuadirResNet", 3, 8, True), 8, lr=0.01),
+    "quadir_resnet_projection": Small(
+        partial(QuadirResNet, "projection"), ("QuadirResNet", 1, 8, False), 8, 1, 0.01
+    ),
+    "densenet_cifar_bc": Small(
+        densenet_cifar_bc, ("Dense", (2, 3, 2), 6, False, True), 12
+    ),
 }

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import models
+from models.resnet import Bottleneck
 from tinyflow import Tape, Tensor, nn, ops
 from tinyflow.network import Network
 
@@ -41,13 +42,17 @@ def test_evaluation_and_weights_are_the_same_with_it(name, option):
         assert (without.train()(x).data != dropping.train()(x).data).any()
 
 
-def test_densenet_drops_after_each_convolution_but_the_stem():
-    model = build("densenet121", dropout=0.25).train()
+@pytest.mark.parametrize(
+    ("name", "convolutions"),
+    [("densenet121", 1 + 2 * 58 + 3), ("densenet40_12", 1 + 36 + 2)],
+)
+def test_densenet_drops_after_each_convolution_but_the_stem(name, convolutions):
+    model = build(name, dropout=0.25).train()
     with Tape() as tape:
         model(images(2))
     dropped = {n.edges[0].producer for n in tape.nodes if n.op == "dropout"}
     convolved = [n for n in tape.nodes if n.op == "conv2d"]
-    assert len(convolved) == 1 + 2 * 58 + 3
+    assert len(convolved) == convolutions
     assert dropped == set(convolved[1:])
 
 
@@ -57,6 +62,17 @@ def test_probabilities_rise_linearly_to_the_last_block():
         inside = [module for _, module in model.named_modules()]
         found = [m.p for m in inside if isinstance(m, nn.StochasticDepth)]
         assert found == pytest.approx([0.5 * i / blocks for i in range(1, blocks + 1)])
+
+
+def test_probabilities_of_resnet_rs_rise_by_stage():
+    """As in the authors' code: (i + 1) / 5 of the last, in stage i."""
+    model = build("resnet_rs50", stochastic_depth=0.1, dropout=0.25)
+    inside = [module for _, module in model.named_modules()]
+    found = [m.p for m in inside if isinstance(m, nn.StochasticDepth)]
+    by_stage = [0.04] * 3 + [0.06] * 4 + [0.08] * 6 + [0.1] * 3
+    assert found == pytest.approx(by_stage)
+    assert [m.p for m in inside if isinstance(m, nn.Dropout)] == [0.25]
+    assert not any(m.bn3.weight.data.any() for m in inside if isinstance(m, Bottleneck))
 
 
 def test_a_branch_goes_as_a_whole_image_by_image():

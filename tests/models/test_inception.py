@@ -22,7 +22,7 @@ COUNTS = {
     "inception_resnet_v2": (55_843_464, 13_155_794_016, 54_321_834),
 }
 QUICK = ("googlenet", "googlenet_bn")
-SIZES = {name: 32 if name in QUICK else 75 for name in COUNTS}
+SIZES = {name: 32 if name in QUICK else 139 for name in COUNTS}
 
 
 def cases(names=COUNTS):

@@ -5,6 +5,8 @@ Their parameters have the names of ours, so that a state of ours can be loaded.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -136,6 +138,155 @@ class SEResNet(nn.Module):
 
     def forward(self, x):
         x = F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 3, 2, 1)
+        for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = layer(x)
+        return self.fc(x.mean((2, 3)))
+
+
+class DenseLayer(nn.Module):
+    """Huang et al. 2017, section 3: what one layer adds, with a bottleneck or not."""
+
+    def __init__(self, cin, growth, bottleneck):
+        super().__init__()
+        wide = 4 * growth if bottleneck else growth
+        self.norm1 = nn.BatchNorm2d(cin)
+        self.conv1 = conv(cin, wide, 1 if bottleneck else 3)
+        self.norm2 = nn.BatchNorm2d(wide) if bottleneck else None
+        self.conv2 = conv(wide, growth) if bottleneck else None
+
+    def forward(self, x):
+        f = self.conv1(F.relu(self.norm1(x)))
+        return f if self.norm2 is None else self.conv2(F.relu(self.norm2(f)))
+
+
+class Dense(nn.Module):
+    """The same paper's networks, for ImageNet (`large`) or CIFAR."""
+
+    def __init__(self, counts, growth, large, bc):
+        super().__init__()
+        self.features, channels = nn.Module(), 2 * growth if bc else 16
+        self.counts, self.large = counts, large
+        stem = nn.Conv2d(3, channels, 7, 2, 3, bias=False) if large else None
+        self.features.conv0 = stem or conv(3, channels)
+        if large:
+            self.features.norm0 = nn.BatchNorm2d(channels)
+        for i, count in enumerate(counts, 1):
+            block = nn.Module()
+            for j in range(1, count + 1):
+                layer = DenseLayer(channels, growth, bc)
+                setattr(block, f"denselayer{j}", layer)
+                channels += growth
+            setattr(self.features, f"denseblock{i}", block)
+            if i < len(counts):
+                kept, transition = channels // 2 if bc else channels, nn.Module()
+                transition.norm = nn.BatchNorm2d(channels)
+                transition.conv = conv(channels, kept, 1)
+                setattr(self.features, f"transition{i}", transition)
+                channels = kept
+        self.features.norm5 = nn.BatchNorm2d(channels)
+        self.classifier = nn.Linear(channels, 10)
+
+    def forward(self, x):
+        parts, x = self.features, self.features.conv0(x)
+        if self.large:
+            x = F.max_pool2d(F.relu(parts.norm0(x)), 3, 2, 1)
+        for i in range(1, len(self.counts) + 1):
+            for layer in getattr(parts, f"denseblock{i}").children():
+                x = torch.cat([x, layer(x)], 1)
+            if i < len(self.counts):
+                transition = getattr(parts, f"transition{i}")
+                x = transition.conv(F.relu(transition.norm(x)))
+                x = F.avg_pool2d(x, 2)
+        return self.classifier(F.relu(parts.norm5(x)).mean((2, 3)))
+
+
+class QuadirCNN(nn.Module):
+    """Quadir 2019, figure 2, on images of `size` pixels."""
+
+    def __init__(self, channels, size, padding):
+        super().__init__()
+        widths = (channels, 64, 32, 64, 32, 64)
+        self.layers = nn.ModuleList()
+        for cin, cout in pairwise(widths):
+            layer = nn.Module()
+            layer.conv = nn.Conv2d(cin, cout, 3, padding=padding)
+            self.layers.append(layer)
+            size -= 0 if padding == "same" else 2
+        self.classifier = nn.Sequential(nn.Flatten(), nn.Linear(64 * size**2, 10))
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = F.relu(layer.conv(x))
+        return self.classifier(x)
+
+
+class QuadirResNet(nn.Module):
+    """Quadir 2019, figure 3, on images of `size` pixels."""
+
+    def __init__(self, channels, size, stem):
+        super().__init__()
+        self.stem = nn.Identity()
+        if stem:
+            convolution = nn.Conv2d(channels, 32, 3, padding=1)
+            self.stem, channels = nn.Sequential(convolution, nn.ReLU()), 32
+        self.blocks = nn.ModuleList(nn.Module() for _ in range(5))
+        for i, block in enumerate(self.blocks):
+            cin = channels if i == 0 else 32
+            block.conv1 = nn.Conv2d(cin, 64, 3, padding=1)
+            block.conv2 = nn.Conv2d(64, 32, 3, padding=1)
+            block.downsample = nn.Conv2d(cin, 32, 1) if cin != 32 else nn.Identity()
+        self.classifier = nn.Sequential(nn.Flatten(), nn.Linear(32 * size**2, 10))
+
+    def forward(self, x):
+        x = self.stem(x)
+        for b in self.blocks:
+            x = F.relu(b.downsample(x) + b.conv2(F.relu(b.conv1(x))))
+        return self.classifier(x)
+
+
+class BottleneckRS(nn.Module):
+    """Bello et al. 2021: a bottleneck with a gate, its shortcut averaged first."""
+
+    def __init__(self, cin, width, stride):
+        super().__init__()
+        cout = 4 * width
+        self.conv1, self.bn1 = conv(cin, width, 1), nn.BatchNorm2d(width)
+        self.conv2, self.bn2 = conv(width, width, 3, stride), nn.BatchNorm2d(width)
+        self.conv3, self.bn3 = conv(width, cout, 1), nn.BatchNorm2d(cout)
+        self.se, self.downsample = Gate(cout, width), nn.Identity()
+        if cin != cout:
+            how = {"ceil_mode": True, "count_include_pad": False}
+            pool = nn.AvgPool2d(stride, stride, **how) if stride > 1 else nn.Identity()
+            project = conv(cin, cout, 1), nn.BatchNorm2d(cout)
+            self.downsample = nn.Sequential(pool, *project)
+
+    def forward(self, x):
+        f = F.relu(self.bn1(self.conv1(x)))
+        f = self.bn3(self.conv3(F.relu(self.bn2(self.conv2(f)))))
+        return F.relu(self.se(f) + self.downsample(x))
+
+
+class ResNetRS(nn.Module):
+    """The same paper's network."""
+
+    def __init__(self, counts):
+        super().__init__()
+        self.conv1 = nn.Sequential(
+            *(conv(3, 32, 3, 2), nn.BatchNorm2d(32), nn.ReLU()),
+            *(conv(32, 32), nn.BatchNorm2d(32), nn.ReLU(), conv(32, 64)),
+        )
+        self.bn1, cin = nn.BatchNorm2d(64), 64
+        self.maxpool = nn.Sequential(conv(64, 64, 3, 2), nn.BatchNorm2d(64), nn.ReLU())
+        for i, count in enumerate(counts):
+            width, blocks = 64 * 2**i, []
+            for j in range(count):
+                blocks.append(BottleneckRS(cin, width, 2 if i and not j else 1))
+                cin = 4 * width
+            setattr(self, f"layer{i + 1}", nn.Sequential(*blocks))
+        self.fc = nn.Linear(2048, 10)
+
+    def forward(self, x):
+        x = self.maxpool(F.relu(self.bn1(self.conv1(x))))
         for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
             x = layer(x)
         return self.fc(x.mean((2, 3)))

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 
 import models
-from models import cifar_resnet, densenet, vgg
+from models import cifar_resnet, vgg
+from models.densenet import DenseNet
 from tinyflow import flow
 from tinyflow.optim import SGD
 from tinyflow.train import train_step
@@ -201,17 +202,17 @@ class Vgg(Oracle):
 
 
 class Dense(Oracle):
-    """``models.densenet.DenseNet``."""
+    """``models.densenet.DenseNet`` of DENSE layers."""
 
     def forward(self, x):
         """Logits."""
         x = self.conv(x, "features.conv0", stride=2, padding=3)
         x = F.relu(self.bn(x, "features.norm0"))
         x = F.max_pool2d(x, 3, stride=2, padding=1)
-        count = len(densenet.LAYERS[TINY])
+        count = len(DENSE)
         for i in range(1, count + 1):
             maps, readers = [self.keep(x)], []
-            for layer in range(1, densenet.LAYERS[TINY][i - 1] + 1):
+            for layer in range(1, DENSE[i - 1] + 1):
                 at = f"features.denseblock{i}.denselayer{layer}"
                 f = self.read(maps, readers, f"denselayer{layer}")
                 f = F.relu(self.bn(f, f"{at}.norm1"))
@@ -239,6 +240,7 @@ class Dense(Oracle):
 # --- the networks that are compared ---------------------------------------------------
 
 TINY = 8  # a name and a "depth" for all of them
+DENSE = 4, 2
 NETWORKS = {"resnet8": Cifar, "plain8": PlainCifar, "se_resnet8": Cifar}
 NETWORKS |= {"resnet8b": Cifar, "vgg8": Vgg, "densenet8": Dense}
 
@@ -299,8 +301,6 @@ def small_networks(patch):
     patch.setitem(vgg.CONFIGURATIONS, TINY, ((4,), (6,), (8, 8), (8,), (8,)))
     patch.setattr(vgg, "HIDDEN", 12)
     patch.setattr(vgg, "DROPOUT", 0.0)
-    patch.setitem(densenet.LAYERS, TINY, (4, 2))
-    patch.setattr(densenet, "GROWTH", 4)
 
     def build(kind, shortcut):
         return lambda **how: cifar_resnet.CifarResNet(TINY, kind, shortcut, **how)
@@ -311,6 +311,6 @@ def small_networks(patch):
         "plain8": build("plain", "A"),
         "se_resnet8": build("se", "A"),
         "vgg8": lambda **how: vgg.VGG(TINY, False, **how),
-        "densenet8": lambda **how: densenet.DenseNet(TINY, **how),
+        "densenet8": lambda **how: DenseNet(DENSE, 4, **how),
     }.items():
         patch.setitem(models.MODELS, name, models.Network(name, make, 32, 0.1))

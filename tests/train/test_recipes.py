@@ -90,6 +90,34 @@ PAPERS: dict[tuple[str, str, str], tuple[Any, ...]] = {
 }
 
 
+RS = {  # Bello et al. 2021 and its code: pixels, magnitude, dropout, stochastic depth
+    "resnet_rs50": (160, 10, 0.25, None),
+    "resnet_rs101": (192, 15, 0.25, None),
+    "resnet_rs152": (256, 15, 0.25, None),
+    "resnet_rs200": (256, 15, 0.25, 0.1),
+    "resnet_rs270": (256, 15, 0.25, 0.1),
+    "resnet_rs350": (320, 15, 0.4, 0.1),
+    "resnet_rs420": (320, 15, 0.4, 0.1),
+}
+
+
+@pytest.mark.parametrize("name", RS)
+def test_each_resnet_rs_has_numbers_of_its_own(name: str, tmp_path) -> None:
+    network = models.find(name)
+    options, said = from_recipe("bello2021", network, LARGE)
+    assert said == []
+    config = TrainConfig(network, data_dir=tmp_path, **options)
+    config.validate()
+    told = config.image_size, config.magnitude, config.dropout, config.stochastic_depth
+    assert told == RS[name]
+    assert (config.rand_augment, config.learning_rate) == (2, 1.6)
+    assert network.native == config.image_size
+    options, said = from_recipe("bello2021", network, SMALL)
+    assert "image_size" not in options and said[1:] == [
+        "image_size is left out, which is of folders"
+    ]
+
+
 def test_every_recipe_is_among_the_papers() -> None:
     said = {(name, kind) for name, kind, _ in PAPERS}
     assert said == {

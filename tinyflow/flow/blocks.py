@@ -37,7 +37,12 @@ MARKS = (
 )
 """What a network has to write for its blocks to be found."""
 
-KINDS = {"conv2d": "projection", "slice": "option A", "pad": "option A"}
+KINDS = {
+    "conv2d": "projection",
+    "slice": "option A",
+    "pad": "option A",
+    "avg_pool2d": "average pool",
+}
 
 
 @dataclass(frozen=True)
@@ -47,8 +52,8 @@ class Block:
     Attributes:
         name: module path, e.g. ``layer3.2``.
         kind: "plain", or how its shortcut runs: "identity", "pre-activation" (identity
-            but for what comes before the fork), "projection", "option A", "other"; or
-            "branches".
+            but for what comes before the fork), "projection", "option A", "average
+            pool" (and what follows it), "other"; or "branches".
         x, h: its input and H, the sum, which enters its last ReLU if it has one.
         out: its output, if it has a name.
         fork: what it forks: x, or the value that everything from x passes first.

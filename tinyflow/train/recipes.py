@@ -72,6 +72,7 @@ HE_2016 = HE_2015 | {
     "warmup_start": 0.1,
     "warmup_constant": True,
 }
+STRONG, DEEP = {"magnitude": 15.0}, {"stochastic_depth": 0.1}
 IMAGENET = SGD | {"batch_size": 256, "epochs": 90, "milestones": (1 / 3, 2 / 3)}
 
 RECIPES = {
@@ -170,8 +171,18 @@ RECIPES = {
             "magnitude": 10.0,
             "dropout": 0.25,
         },
-        note="Magnitude and dropout are those of ResNet-RS-50. The running statistics "
-        "of batch normalisation are averaged here; there they are the last batch's.",
+        note="Magnitude and dropout are those of ResNet-RS-50, where a network has no "
+        "numbers of its own. The running statistics of batch normalisation are "
+        "averaged here; there they are the last batch's.",
+        own={
+            "resnet_rs50": {"image_size": 160},
+            "resnet_rs101": {"image_size": 192} | STRONG,
+            "resnet_rs152": {"image_size": 256} | STRONG,
+            "resnet_rs200": {"image_size": 256} | STRONG | DEEP,
+            "resnet_rs270": {"image_size": 256} | STRONG | DEEP,
+            "resnet_rs350": {"image_size": 320, "dropout": 0.4} | STRONG | DEEP,
+            "resnet_rs420": {"image_size": 320, "dropout": 0.4} | STRONG | DEEP,
+        },
         scaled=True,
     ),
 }
@@ -212,6 +223,8 @@ def from_recipe(
         said.append("augment is left out, which mirrors images: they are digits")
     if not given.get("augment", ours["augment"]):
         ours |= recipe.plain
+    if dataset != FOLDER and ours.pop("image_size", None):
+        said.append("image_size is left out, which is of folders")
     for option in ("dropout", "stochastic_depth"):
         if option in ours and not network.takes(option):
             del ours[option]
