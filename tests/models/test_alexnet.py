@@ -5,7 +5,8 @@ import pytest
 
 import models
 from models import alexnet
-from tinyflow import Tape, Tensor, flow, ops
+from tests.models.compare import same_as_pytorch
+from tinyflow import Tape, Tensor, flow
 from tinyflow.optim import SGD
 from tinyflow.train.step import train_step
 
@@ -80,18 +81,12 @@ def test_loss_and_every_gradient_equal_pytorchs(name, narrow):
         for n, p in model.named_parameters()
     }
     left = iter(theirs.values())
-    logits = in_pytorch(torch, name, left, torch.tensor(images))
+
+    def peer(t):
+        return in_pytorch(torch, name, left, t)
+
+    same_as_pytorch(torch, model, images, labels, peer, theirs)
     assert next(left, None) is None
-    expected = torch.nn.functional.cross_entropy(logits, torch.tensor(labels))
-    expected.backward()
-    with Tape() as tape:
-        loss = ops.cross_entropy(model(Tensor(images)), labels)
-    tape.backward(loss)
-    assert loss.item() == pytest.approx(expected.item(), rel=1e-9)
-    for path, p in model.named_parameters():
-        other = theirs[path].grad.numpy()
-        error = float(np.abs(p.grad - other).max())
-        assert error <= 1e-9 * max(float(np.abs(other).max()), 1e-6), path
 
 
 @pytest.mark.parametrize("name", COUNTS)

@@ -5,7 +5,8 @@ import pytest
 
 import models
 from models.branches import Branches, Mixed, conv_unit
-from tinyflow import Tape, Tensor, flow, nn, ops
+from tests.models.compare import same_as_pytorch
+from tinyflow import Tensor, flow, nn, ops
 from tinyflow.flow.blocks import find_blocks, split
 from tinyflow.optim import SGD
 from tinyflow.train.step import train_step
@@ -58,23 +59,14 @@ def test_loss_and_every_gradient_equal_pytorchs(name):
     from tests.oracles.torch_inception import Layers, network
 
     model, images, labels = built(name, 4 if name in QUICK else 2)
+    run = network(name)
     layers = Layers(model, norm=name != "googlenet")
-    t = torch.tensor(images, requires_grad=True)
-    logits = network(name)(layers, t)
+
+    def peer(t):
+        return run(layers, t)
+
+    same_as_pytorch(torch, model, images, labels, peer, layers.p, floor=1e-3)
     assert not layers.left
-    expected = torch.nn.functional.cross_entropy(logits, torch.tensor(labels))
-    expected.backward()
-    with Tape() as tape:
-        x = tape.watch(Tensor(images))
-        loss = ops.cross_entropy(model(x), labels)
-    tape.backward(loss, release=True)
-    assert loss.item() == pytest.approx(expected.item(), rel=1e-9)
-    pairs = [("images", x.grad, t.grad)]
-    pairs += [(k, p.grad, layers.p[k].grad) for k, p in model.named_parameters()]
-    for path, ours, theirs in pairs:
-        scale = float(theirs.abs().max())
-        error = float(np.abs(ours - theirs.numpy()).max())
-        assert error <= 1e-9 * max(scale, 1e-3), (path, error, scale)
 
 
 KINDS = {

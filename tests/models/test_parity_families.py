@@ -7,6 +7,7 @@ pytest.importorskip("torch", reason="PyTorch is the oracle")
 
 import torch
 
+from tests.models.compare import same_as_pytorch
 from tests.models.families import FAMILIES
 from tests.oracles import torch_families
 from tinyflow import Tape, Tensor, ops
@@ -38,24 +39,9 @@ def test_a_family_equals_pytorch(name):
     assert {k.rpartition(".")[2] for k in loaded.missing_keys} <= {
         "num_batches_tracked"
     }
-    with Tape() as tape:
-        x = tape.watch(Tensor(images))
-        loss = ops.cross_entropy(model(x), labels)
-    tape.backward(loss)
-
-    t = torch.tensor(images, requires_grad=True)
-    expected = torch.nn.functional.cross_entropy(peer(t), torch.tensor(labels))
-    expected.backward()
-    assert loss.item() == pytest.approx(expected.item(), rel=1e-9)
     theirs = dict(peer.named_parameters())
-    pairs = [("images", x, t)]
-    pairs += [(k, p, theirs[k]) for k, p in model.named_parameters()]
-    assert len(pairs) == 1 + len(theirs)
-    for path, ours, other in pairs:
-        scale = float(other.grad.abs().max())
-        error = float(np.abs(ours.grad - other.grad.numpy()).max())
-        # What normalisation takes away has a gradient of exactly zero but rounding.
-        assert error <= 1e-9 * max(scale, 1e-6), (path, error, scale)
+    assert len(theirs) == len(model.parameters())
+    same_as_pytorch(torch, model, images, labels, peer, theirs)
     buffers = dict(peer.named_buffers())
     for path, buffer in model.named_buffers():
         np.testing.assert_allclose(buffer, buffers[path], 1e-9, 1e-12, err_msg=path)

@@ -7,7 +7,8 @@ import pytest
 
 import models
 from models.efficientnet import SCALES, round8
-from tinyflow import Tape, Tensor, flow, nn, ops
+from tests.models.compare import same_as_pytorch
+from tinyflow import Tensor, flow, nn, ops
 from tinyflow.flow.blocks import find_blocks, split
 from tinyflow.optim import SGD
 from tinyflow.train.step import train_step
@@ -87,21 +88,7 @@ def test_loss_and_every_gradient_equal_pytorchs(name):
     peer = SmallPeer(model)
     rng = np.random.default_rng(0)
     images, labels = rng.standard_normal((4, 3, 32, 32)), rng.integers(0, 10, 4)
-    with Tape() as tape:
-        x = tape.watch(Tensor(images))
-        loss = ops.cross_entropy(model(x), labels)
-    tape.backward(loss)
-    t = torch.tensor(images, requires_grad=True)
-    expected = torch.nn.functional.cross_entropy(peer(t), torch.tensor(labels))
-    expected.backward()
-    assert loss.item() == pytest.approx(expected.item(), rel=1e-9)
-    pairs = [("images", x.grad, t.grad)]
-    pairs += [(k, p.grad, peer.p[k].grad) for k, p in model.named_parameters()]
-    for path, ours, theirs in pairs:
-        scale = float(theirs.abs().max())
-        error = float(np.abs(ours - theirs.numpy()).max())
-        # A bias that is normalised away later has a gradient of zero but rounding.
-        assert error <= 1e-9 * max(scale, 1e-3), (path, error, scale)
+    same_as_pytorch(torch, model, images, labels, peer, peer.p, floor=1e-3)
     for path, buffer in model.named_buffers():
         assert np.allclose(buffer, peer.p[path].numpy(), rtol=1e-9, atol=1e-12), path
 
