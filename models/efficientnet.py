@@ -138,12 +138,11 @@ class EfficientNet(nn.Module):
         return logits
 
 
+PAPER = "Tan & Le 2019"
 NETWORKS = [
-    Network(
-        f"efficientnet_b{scale}",
-        partial(EfficientNet, scale),
-        side,
-        paper="Tan & Le 2019",
-    )
-    for scale, (_, _, side, _) in SCALES.items()
+    *(
+        Network(f"efficientnet_b{k}", partial(EfficientNet, k), side, paper=PAPER)
+        for k, (_, _, side, _) in SCALES.items()
+    ),
+    Network("efficientnet_cifar", partial(EfficientNet, stem=1), 32, paper=PAPER),
 ]

@@ -38,7 +38,7 @@ def plain_unit(rng: nn.Rng) -> Unit:
         cin: int, cout: int, kernel: tuple[int, int], stride: int, pad: tuple[int, int]
     ) -> nn.Module:
         return nn.Sequential(
-            nn.Conv2d(cin, cout, kernel, stride, pad, rng=rng), nn.ReLU()
+            nn.Conv2d(cin, cout, kernel, stride, pad, fan="in", rng=rng), nn.ReLU()
         )
 
     return unit

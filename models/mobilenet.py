@@ -173,12 +173,13 @@ class MobileNetV2(nn.Module):
         return logits
 
 
+HOWARD, SANDLER = "Howard et al. 2017", "Sandler et al. 2018"
 NETWORKS = [
-    Network(
-        f"mobilenet_v1_{width:g}",
-        partial(MobileNetV1, width),
-        224,
-        paper="Howard et al. 2017",
-    )
-    for width in WIDTHS
-] + [Network("mobilenet_v2", MobileNetV2, 224, paper="Sandler et al. 2018")]
+    *(
+        Network(f"mobilenet_v1_{w:g}", partial(MobileNetV1, w), 224, paper=HOWARD)
+        for w in WIDTHS
+    ),
+    Network("mobilenet_v2", MobileNetV2, 224, paper=SANDLER),
+    Network("mobilenet_v1_cifar", partial(MobileNetV1, stem=1), 32, paper=HOWARD),
+    Network("mobilenet_v2_cifar", partial(MobileNetV2, 1), 32, paper=SANDLER),
+]

@@ -60,6 +60,22 @@ def test_counts_equal_the_papers(name):
     assert at32 is None or models.count_macs(model, 32) == at32
 
 
+CIFAR = {"mobilenet_v1_cifar": "mobilenet_v1_1", "mobilenet_v2_cifar": "mobilenet_v2"}
+CIFAR |= {"efficientnet_cifar": "efficientnet_b0", "squeezenet_cifar": "squeezenet1_1"}
+
+
+@pytest.mark.parametrize("name", CIFAR)
+def test_for_cifar_only_the_first_stride_is_left_out(name):
+    """The same parameters, and the arithmetic that there is at twice the size."""
+    assert models.find(name).native == 32
+    small, other = (models.build_model(n, seed=None) for n in (name, CIFAR[name]))
+    assert [(k, p.shape) for k, p in small.named_parameters()] == [
+        (k, p.shape) for k, p in other.named_parameters()
+    ]
+    if name != "squeezenet_cifar":  # whose first convolution has no border
+        assert models.count_macs(small, 32) == models.count_macs(other, 64)
+
+
 def test_widths_are_those_of_the_paper():
     """EfficientNet's rounding, and what each scale multiplies."""
     assert [round8(c * 1.1) for c in (16, 24, 40, 80, 112, 192, 320)] == [
