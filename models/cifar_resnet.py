@@ -12,43 +12,26 @@ from __future__ import annotations
 import math
 from functools import partial
 
-from tinyflow import nn, ops
+from tinyflow import nn
 from tinyflow.network import Network
 from tinyflow.tensor import Tensor
 
 from .plain import PlainBlock
-from .resnet import PAPER, BasicBlock, conv3x3, drop_deeper, no_gate, projection, stage
+from .resnet import (
+    PAPER,
+    BasicBlock,
+    conv3x3,
+    drop_deeper,
+    no_gate,
+    option_a,
+    projection,
+    stage,
+)
 from .se_resnet import PAPER as HU
 from .se_resnet import squeeze_excitation
 
 DEPTHS = (20, 32, 44, 56, 110)
 RESIDUAL = (*DEPTHS, 1202)  # of the last there is no plain net
-
-
-class OptionA(nn.Module):
-    """Parameter-free shortcut: every `stride`-th pixel, new channels filled with zeros.
-
-    The zeros go to both sides; any other channel order trains and counts the same.
-    """
-
-    def __init__(self, cin: int, cout: int, stride: int) -> None:
-        self.stride, self.before = stride, (cout - cin) // 2
-        self.after = cout - cin - self.before
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, cin, H, W) → (N, cout, H/stride, W/stride)."""
-        if self.stride > 1:
-            x = x[:, :, :: self.stride, :: self.stride]
-        if self.before or self.after:
-            x = ops.pad(x, (0, 0, 0, 0, self.before, self.after))
-        return x
-
-
-def option_a(cin: int, cout: int, stride: int, rng: nn.Rng) -> nn.Module:
-    """Identity where shapes agree, else subsampling and zero channels."""
-    if stride == 1 and cin == cout:
-        return nn.Identity()
-    return OptionA(cin, cout, stride)
 
 
 class CifarResNet(nn.Module):
@@ -104,13 +87,17 @@ class CifarResNet(nn.Module):
         return logits
 
 
-_row, _net = partial(Network, native=32), partial(partial, CifarResNet)
+_row = partial(Network, native=32)
+_residual = partial(_row, lr=0.1, paper=PAPER)
 NETWORKS = [
-    *(_row(f"resnet{d}", _net(d), lr=0.1, paper=PAPER) for d in RESIDUAL),
+    *(_residual(f"resnet{d}", partial(CifarResNet, d)) for d in RESIDUAL),
     *(
-        _row(f"resnet{d}_b", _net(d, "residual", "B"), lr=0.1, paper=PAPER)
+        _residual(f"resnet{d}_b", partial(CifarResNet, d, shortcut="B"))
         for d in RESIDUAL
     ),
-    *(_row(f"plain{d}", _net(d, "plain"), paper=PAPER) for d in DEPTHS),
-    *(_row(f"se_resnet{d}", _net(d, "se"), lr=0.1, paper=HU) for d in DEPTHS),
+    *(_row(f"plain{d}", partial(CifarResNet, d, "plain"), paper=PAPER) for d in DEPTHS),
+    *(
+        _row(f"se_resnet{d}", partial(CifarResNet, d, "se"), lr=0.1, paper=HU)
+        for d in DEPTHS
+    ),
 ]

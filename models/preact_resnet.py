@@ -23,8 +23,7 @@ from tinyflow.ops import relu
 from tinyflow.tape import mark
 from tinyflow.tensor import Tensor, fork
 
-from .cifar_resnet import option_a
-from .resnet import conv1x1, conv3x3, drop_deeper
+from .resnet import conv1x1, conv3x3, drop_deeper, option_a
 
 
 class Unit(nn.Module):

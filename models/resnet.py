@@ -2,7 +2,9 @@
 
 Table 1 of the paper; ResNet-50 is the second network of Noh 2021, Table A1. Parameter
 names are torchvision's. Deviation from the paper: in bottlenecks the stride sits on the
-3x3 convolution ("v1.5", as torchvision has it) instead of the first 1x1.
+3x3 convolution ("v1.5", as torchvision has it) instead of the first 1x1. Shortcuts that
+change the shape are projections (option B); in ``resnet18_a`` and ``resnet34_a`` they
+have no parameters (option A), which is what the paper's Table 2 compares.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from tinyflow import nn
+from tinyflow import nn, ops
 from tinyflow.network import Network
 from tinyflow.ops import relu
 from tinyflow.tape import mark
@@ -37,6 +39,32 @@ def conv3x3(cin: int, cout: int, stride: int, rng: nn.Rng) -> nn.Conv2d:
 def conv1x1(cin: int, cout: int, stride: int, rng: nn.Rng) -> nn.Conv2d:
     """1x1 convolution."""
     return nn.Conv2d(cin, cout, 1, stride=stride, bias=False, rng=rng)
+
+
+class OptionA(nn.Module):
+    """Parameter-free shortcut: every `stride`-th pixel, new channels filled with zeros.
+
+    The zeros go to both sides; any other channel order trains and counts the same.
+    """
+
+    def __init__(self, cin: int, cout: int, stride: int) -> None:
+        self.stride, self.before = stride, (cout - cin) // 2
+        self.after = cout - cin - self.before
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, cin, H, W) → (N, cout, H/stride, W/stride)."""
+        if self.stride > 1:
+            x = x[:, :, :: self.stride, :: self.stride]
+        if self.before or self.after:
+            x = ops.pad(x, (0, 0, 0, 0, self.before, self.after))
+        return x
+
+
+def option_a(cin: int, cout: int, stride: int, rng: nn.Rng) -> nn.Module:
+    """Identity where shapes agree, else subsampling and zero channels."""
+    if stride == 1 and cin == cout:
+        return nn.Identity()
+    return OptionA(cin, cout, stride)
 
 
 def projection(cin: int, cout: int, stride: int, rng: nn.Rng) -> nn.Module:
@@ -137,6 +165,8 @@ class ResNet(nn.Module):
         block: BasicBlock (18, 34), Bottleneck (50, 101, 152) or PlainBlock.
         blocks: blocks per stage.
         gate: makes a module that acts on F, given its channels and `rng`.
+        shortcut: makes S, given channels in and out, stride and `rng`: `projection` or
+            `option_a`.
         dropout: probability, of the averaged features (Bello et al. 2021).
         stochastic_depth: that of the last block, see `drop_deeper`.
         num_classes, image_size, in_channels: of the data.
@@ -148,6 +178,7 @@ class ResNet(nn.Module):
         block: Block,
         blocks: tuple[int, int, int, int],
         gate: Make = no_gate,
+        shortcut: Make = projection,
         *,
         dropout: float = 0.0,
         stochastic_depth: float = 0.0,
@@ -156,7 +187,7 @@ class ResNet(nn.Module):
         in_channels: int,
         rng: nn.Rng,
     ) -> None:
-        wide, parts = block.expansion, (projection, gate, rng)
+        wide, parts = block.expansion, (shortcut, gate, rng)
         n1, n2, n3, n4 = blocks
         self.conv1 = nn.Conv2d(in_channels, 64, 7, 2, 3, bias=False, rng=rng)
         self.bn1 = nn.BatchNorm2d(64)
@@ -190,7 +221,11 @@ def unit(depth: int) -> Block:
     return BasicBlock if depth < 50 else Bottleneck
 
 
+_row = partial(Network, native=224, paper=PAPER)
 NETWORKS = [
-    Network(f"resnet{depth}", partial(ResNet, unit(depth), blocks), 224, paper=PAPER)
-    for depth, blocks in BLOCKS.items()
+    *(_row(f"resnet{d}", partial(ResNet, unit(d), BLOCKS[d])) for d in BLOCKS),
+    *(
+        _row(f"resnet{d}_a", partial(ResNet, BasicBlock, BLOCKS[d], shortcut=option_a))
+        for d in (18, 34)
+    ),
 ]

@@ -1,9 +1,9 @@
 """SqueezeNet 1.0 and 1.1 (Iandola et al. 2016, arXiv:1602.07360).
 
 No normalisation: convolutions with biases, in fire modules that first squeeze the
-channels and then expand them by 1x1 and 3x3 side by side. Names are torchvision's. Its
-logits pass a ReLU, and as VGG without normalisation it is slow to leave its first plateau:
-on the built-in shapes nothing is learned in three epochs.
+channels and then expand them by 1x1 and 3x3 side by side. Names are torchvision's. The
+logits pass a ReLU, and like VGG without normalisation it is slow to leave its first
+plateau: on the built-in shapes it learns nothing in three epochs.
 """
 
 from __future__ import annotations

@@ -27,13 +27,13 @@ from tinyflow.flow.trace import Row
 ONE = np.ones(1)
 
 
-def residual(a, x=ONE, cotangent=ONE, last=lambda h: h):
-    """The tape of H = a x + x, and what acts on it."""
+def residual(a, x=ONE, cotangent=ONE):
+    """The tape of H = a x + x."""
     with Tape("edges") as tape:
         x = mark(Tensor(x, requires_grad=True) * 1.0, "b.in")
         branch, shortcut = fork(x, "residual", "shortcut")
-        y = last(mark(ops.mul(branch, a) + shortcut, "b.H"))
-    tape.backward(y, cotangent)
+        h = mark(ops.mul(branch, a) + shortcut, "b.H")
+    tape.backward(h, cotangent)
     return tape
 
 
@@ -65,12 +65,30 @@ def test_a_sum_is_no_shorter_than_its_parts_differ(short, holds):
     assert t.flags["triangle"] is holds
 
 
-def test_a_mask_is_what_lies_above_zero():
+@pytest.mark.parametrize(
+    ("behind", "mask"),
+    [
+        (ops.relu, 0.5),
+        (lambda h: ops.relu(h) + ops.relu(h * 1.0), None),  # not by a ReLU alone
+        (ops.tanh, None),
+        (lambda h: h, None),
+    ],
+)
+def test_a_mask_is_what_lies_above_zero_where_a_relu_reads_it(behind, mask):
     x = np.array([0.0, 1.0, -1.0, 2.0])
-    (t,) = flow.block_terms(residual(0.0, x, np.ones(4), ops.relu))
-    assert t.mask == 0.5 and t.norms["H"] == t.norms["x"] == t.ratio * 2**0.5 == 2**0.5
+    with Tape("edges") as tape:
+        x = mark(Tensor(x, requires_grad=True) * 1.0, "b.in")
+        branch, shortcut = fork(x, "residual", "shortcut")
+        y = behind(mark(branch * 0.0 + shortcut, "b.H"))
+    tape.backward(y, np.ones(4))
+    (t,) = flow.block_terms(tape)
+    assert t.mask == mask
+
+
+def test_norms_and_ratio_of_a_block_that_ends_with_its_sum():
+    x = np.array([0.0, 1.0, -1.0, 2.0])
     (t,) = flow.block_terms(residual(0.0, x, np.ones(4)))
-    assert t.mask is None and t.norms["H"] == t.norms["x"] == t.ratio * 2 == 2
+    assert t.norms["H"] == t.norms["x"] == t.ratio * 2 == 2
 
 
 def test_where_nothing_arrives_all_is_zero():

@@ -23,7 +23,10 @@ def test_it_sees_the_images_as_the_checkpoint_did(
     write_folder(tmp_path / "images")
     network = Network("tiny", tiny, 32, 0.05)
     config = TrainConfig(
-        network, "folder", tmp_path / "images", image_size=16, epochs=1, batch_size=6
+        network,
+        dataset="folder",
+        data_dir=tmp_path / "images",
+        **{"image_size": 16, "epochs": 1, "batch_size": 6},
     )
     run = train(config).folder
     assert run is not None
