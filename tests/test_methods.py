@@ -136,6 +136,7 @@ def test_every_operator_of_one_tensor_that_is_no_layer_is_a_method():
     layers |= {"local_response_norm"}
     pools = {"avg_pool2d", "global_avg_pool2d", "max_pool2d"}
     pools |= {"adaptive_avg_pool2d", "adaptive_max_pool2d"}
-    activations = {"hardswish", "relu6", "silu"}
-    spelt = {"concat", "getitem"}
+    activations = {"hardswish", "relu6", "silu", "elu", "gelu", "hardsigmoid"}
+    activations |= {"leaky_relu", "softplus"}
+    spelt = {"concat", "getitem", "where"}
     assert set(ops.__all__) - methods == layers | pools | activations | spelt

@@ -16,6 +16,7 @@ _DTYPE = "Tensor(x.data.astype(dtype)), or of a whole model model.to(dtype=dtype
 
 TENSOR: Mapping[str, str] = {
     "astype": _DTYPE,
+    "clip": "x.clamp(min, max)",
     "clone": "Tensor(x.data.copy())",
     "copy": "Tensor(x.data.copy())",
     "cpu": "x.numpy()",

@@ -25,15 +25,21 @@ def images(dtype="float32"):
 
 
 LRN = {"size": 3, "alpha": 0.5, "beta": 0.75, "k": 1.0}
+ACTIVATIONS = {
+    "leaky_relu": {"negative_slope": 0.5},
+    "elu": {"alpha": 0.5},
+    "gelu": {"approximate": "tanh"},
+    "softplus": {"beta": 2.0, "threshold": 10.0},
+}
+BINARY = ("add", "sub", "mul", "div", "matmul", "maximum", "minimum")
 CALLS = {
     **{
         name: lambda: {"input": images()}
-        for name in "neg exp log sqrt relu relu6 sigmoid tanh silu hardswish".split()
+        for name in (
+            "abs neg exp log sqrt relu relu6 sigmoid tanh silu hardswish hardsigmoid"
+        ).split()
     },
-    **{
-        name: lambda: {"input": images(), "other": images()}
-        for name in ("add", "sub", "mul", "div", "matmul")
-    },
+    **{name: lambda: {"input": images(), "other": images()} for name in BINARY},
     **{
         name: lambda: {"input": images(), "dim": 1, "keepdim": False}
         for name in ("sum", "mean", "amax")
@@ -41,6 +47,16 @@ CALLS = {
     **{
         name: lambda: {"input": images(), "dim": 1}
         for name in ("softmax", "log_softmax")
+    },
+    "where": lambda: {
+        "condition": np.arange(6) > 2,
+        "input": images(),
+        "other": images(),
+    },
+    "clamp": lambda: {"input": images(), "min": 1, "max": 2},
+    **{
+        name: lambda options=options: {"input": images()} | options
+        for name, options in ACTIVATIONS.items()
     },
     "pow": lambda: {"input": images(), "exponent": 2},
     "reshape": lambda: {"input": images(), "shape": (8, 36)},
@@ -147,6 +163,10 @@ LAYERS = {
     "AdaptiveAvgPool2d": {"output_size": 4},
     "AdaptiveMaxPool2d": {"output_size": 4},
     "LocalResponseNorm": LRN,
+    "LeakyReLU": ACTIVATIONS["leaky_relu"],
+    "ELU": ACTIVATIONS["elu"],
+    "GELU": ACTIVATIONS["gelu"],
+    "Softplus": ACTIVATIONS["softplus"],
     "Dropout": {"p": 0.5, "rng": rng()},
     "StochasticDepth": {"p": 0.5, "rng": rng()},
     "SqueezeExcitation": {
@@ -197,6 +217,10 @@ KINDS = {
     "tensors": [*NOTHING, None, 1, ARRAY, ones(2), [ones(2), ARRAY], [ones(2), None]],
     "labels": [*NOTHING, None, 1, 1.5, [0.0, 1.0], [True, False], [0, 3], [-1, 0], [0]],
     "smoothing": [*NO_NUMBER, INF, -0.1, 1.1, HUGE],
+    "finite": [*NO_NUMBER, INF, -INF, HUGE],
+    "positive": [*NO_NUMBER, INF, 0, -1.0, HUGE],
+    "limit": [x for x in NO_NUMBER if x is not None] + [HUGE],
+    "condition": [*NOTHING, None, 1, 1.5, ARRAY, ones(2), [True] * 5, [[True], 1]],
     "eps": [*NO_NUMBER, INF, -1e-5, HUGE],
     "flag": NO_FLAG,
     "word": [*NO_NUMBER, "x", 1],
@@ -229,6 +253,10 @@ LIKE |= {
     "widths": LIKE["dims"],
     "sizes": [*LIKE["whole"], lambda n: [n, n], lambda n: np.array([n, n])],
     "eps": LIKE["smoothing"],
+    "finite": LIKE["smoothing"],
+    "positive": LIKE["smoothing"],
+    "limit": LIKE["smoothing"],
+    "condition": [list, Tensor],
 }
 
 NAMES = {  # of arguments: their kind
@@ -241,7 +269,10 @@ NAMES = {  # of arguments: their kind
     **dict.fromkeys(["p", "label_smoothing", "momentum"], "smoothing"),
     **dict.fromkeys(["running_mean", "running_var"], "statistics"),
     **dict.fromkeys(["training", "keepdim", "ceil_mode", "affine"], "flag"),
-    **dict.fromkeys(["fan", "reduction", "activation"], "word"),
+    **dict.fromkeys(["fan", "reduction", "activation", "approximate"], "word"),
+    **dict.fromkeys(["negative_slope", "threshold"], "finite"),
+    **dict.fromkeys(["min", "max"], "limit"),
+    "condition": "condition",
     **dict.fromkeys(["generator", "rng"], "generator"),
     "weight": "tensor",
     "bias": "optional tensor",
@@ -251,7 +282,7 @@ NAMES = {  # of arguments: their kind
     "divisor_override": "divisor",
     "size": "whole",
     "output_size": "output size",
-    **dict.fromkeys(["alpha", "beta", "k"], "eps"),
+    **dict.fromkeys(["alpha", "k"], "eps"),
     "stride": "stride",
     "padding": "padding",
     "dims": "dims",
@@ -265,8 +296,9 @@ NAMES = {  # of arguments: their kind
     "eps": "eps",
     "std": "eps",
 }
-BINARY = ("add", "sub", "mul", "div", "matmul")
 OPTIONAL = {  # None is a value of theirs
+    ("clamp", "min"),
+    ("clamp", "max"),
     ("max_pool2d", "stride"),
     ("avg_pool2d", "stride"),
     ("MaxPool2d", "stride"),
@@ -287,8 +319,12 @@ MAY_BE_EMPTY = {"sum", "mean", "amax", "pad"}  # their empty list means somethin
 
 
 def kind_of(name, argument):
-    if name in BINARY:
+    if name in (*BINARY, "where") and argument != "condition":
         return "operand"
+    if argument == "beta":
+        return "positive" if name.lower() == "softplus" else "eps"
+    if argument == "alpha" and name.lower() == "elu":
+        return "finite"
     if name in LAYERS and argument == "bias":
         return "flag"
     return NAMES[argument]

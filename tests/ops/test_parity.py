@@ -140,6 +140,51 @@ ROWS = [
     row("tanh", torch.tanh, WIDE),
     row("silu", F.silu, WIDE),
     row("hardswish", F.hardswish, WIDE),
+    row("abs", torch.abs, WIDE),
+    row("abs", torch.abs, TIES - 2),
+    *(
+        row(name, getattr(torch, name), *pair)
+        for name in ("maximum", "minimum")
+        for pair in ((X, Y), (TIES, TIES[:1]), (TIES, TIES[:, ::-1].copy()))
+    ),
+    *(
+        row("clamp", torch.clamp, TIES, **limits)
+        for limits in (
+            {"min": 2},
+            {"max": 2.0},
+            {"min": 2, "max": 2.5},
+            {"min": 3, "max": 2},
+        )
+    ),
+    Row(
+        "where",
+        lambda x, y: ops.where(x.data > 0, x, y),
+        lambda x, y: torch.where(x > 0, x, y),
+        (X, Y),
+        "x > 0",
+    ),
+    *(
+        row(name, getattr(F, name), WIDE, **options)
+        for name, options in (
+            ("leaky_relu", {}),
+            ("leaky_relu", {"negative_slope": -0.3}),
+            ("elu", {}),
+            ("elu", {"alpha": 1.7}),
+            ("gelu", {}),
+            ("gelu", {"approximate": "tanh"}),
+            ("softplus", {}),
+            ("softplus", {"beta": 3.5}),
+            ("softplus", {"beta": 0.5, "threshold": 2}),
+        )
+    ),
+    *(
+        row(name, getattr(F, name), np.array([0.0, -3.0, 3.0]))
+        for name in ("leaky_relu", "elu", "gelu", "softplus")
+    ),
+    *(  # theirs has a slope with the digits of float32
+        row("hardsigmoid", lambda x: F.relu6(x + 3) / 6, x)
+        for x in (WIDE, np.array([0.0, -3.0, 3.0]))
+    ),
     *(
         row(name, getattr(torch, name), X, **options)
         for name in ("sum", "mean", "amax")

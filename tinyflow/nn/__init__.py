@@ -4,7 +4,19 @@ from typing import TYPE_CHECKING
 
 from tinyflow import habits
 from tinyflow.module import Module, Rng
-from tinyflow.nn.activation import Hardswish, ReLU, ReLU6, Sigmoid, SiLU, Tanh
+from tinyflow.nn.activation import (
+    ELU,
+    GELU,
+    Hardsigmoid,
+    Hardswish,
+    LeakyReLU,
+    ReLU,
+    ReLU6,
+    Sigmoid,
+    SiLU,
+    Softplus,
+    Tanh,
+)
 from tinyflow.nn.container import Identity, ModuleList, Sequential
 from tinyflow.nn.dropout import Dropout, StochasticDepth
 from tinyflow.nn.gate import SqueezeExcitation
@@ -20,6 +32,8 @@ from tinyflow.nn.pooling import (
 )
 
 __all__ = [
+    "ELU",
+    "GELU",
     "AdaptiveAvgPool2d",
     "AdaptiveMaxPool2d",
     "AvgPool2d",
@@ -28,8 +42,10 @@ __all__ = [
     "Dropout",
     "Flatten",
     "GlobalAvgPool2d",
+    "Hardsigmoid",
     "Hardswish",
     "Identity",
+    "LeakyReLU",
     "Linear",
     "LocalResponseNorm",
     "MaxPool2d",
@@ -41,6 +57,7 @@ __all__ = [
     "Sequential",
     "SiLU",
     "Sigmoid",
+    "Softplus",
     "SqueezeExcitation",
     "StochasticDepth",
     "Tanh",
