@@ -54,8 +54,10 @@ class Methods:
     matmul = __matmul__ = ops.matmul
     sum = ops.sum
     mean = ops.mean
+    var = ops.var
     amax = ops.amax
     reshape = ops.reshape
+    squeeze = ops.squeeze
     flatten = ops.flatten
     permute = ops.permute
     transpose = ops.transpose

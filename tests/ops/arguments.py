@@ -58,6 +58,8 @@ CALLS = {
         name: lambda options=options: {"input": images()} | options
         for name, options in ACTIVATIONS.items()
     },
+    "var": lambda: {"input": images(), "dim": 1, "correction": 1, "keepdim": False},
+    "squeeze": lambda: {"input": images(), "dim": 1},
     "pow": lambda: {"input": images(), "exponent": 2},
     "reshape": lambda: {"input": images(), "shape": (8, 36)},
     "flatten": lambda: {"input": images(), "start_dim": 1, "end_dim": -1},
@@ -66,6 +68,7 @@ CALLS = {
     "pad": lambda: {"input": images(), "pad": (1, 1), "value": 0.0},
     "getitem": lambda: {"input": images(), "index": 0},
     "concat": lambda: {"tensors": [images(), images()], "dim": 0},
+    "stack": lambda: {"tensors": [images(), images()], "dim": 0},
     "split": lambda: {"tensor": images(), "split_size_or_sections": 2, "dim": 1},
     "linear": lambda: {"input": ones(2, 4), "weight": ones(3, 4), "bias": ones(3)},
     "cross_entropy": lambda: {
@@ -84,11 +87,28 @@ CALLS = {
         "momentum": 0.1,
         "eps": 1e-5,
     },
-    "dropout": lambda: {
+    "group_norm": lambda: {
         "input": images(),
-        "p": 0.5,
-        "training": True,
-        "generator": rng(),
+        "num_groups": 2,
+        "weight": ones(4),
+        "bias": ones(4),
+        "eps": 1e-5,
+    },
+    "layer_norm": lambda: {
+        "input": images(),
+        "normalized_shape": (6, 6),
+        "weight": ones(6, 6),
+        "bias": ones(6, 6),
+        "eps": 1e-5,
+    },
+    **{
+        name: lambda: {
+            "input": images(),
+            "p": 0.5,
+            "training": True,
+            "generator": rng(),
+        }
+        for name in ("dropout", "dropout2d")
     },
     "conv2d": lambda: {
         "input": images(),
@@ -167,6 +187,14 @@ LAYERS = {
     "ELU": ACTIVATIONS["elu"],
     "GELU": ACTIVATIONS["gelu"],
     "Softplus": ACTIVATIONS["softplus"],
+    "GroupNorm": {"num_groups": 2, "num_channels": 4, "eps": 1e-5, "affine": True},
+    "LayerNorm": {
+        "normalized_shape": (6, 6),
+        "eps": 1e-5,
+        "elementwise_affine": True,
+        "bias": True,
+    },
+    "Dropout2d": {"p": 0.5, "rng": rng()},
     "Dropout": {"p": 0.5, "rng": rng()},
     "StochasticDepth": {"p": 0.5, "rng": rng()},
     "SqueezeExcitation": {
@@ -210,6 +238,7 @@ KINDS = {
     "dim": [*NO_WHOLE, 9, -9, (1.0,)],
     "dims": [*NO_WHOLE, 9, (0, 0, 1, 2), (0, 1), (0, 1, 2, 9)],
     "shape": [*NO_WHOLE, 0, -2, (5, 5), (-1, -1), (-1, 5), (8, 36, 2)],
+    "last axes": [*NO_WHOLE, 0, -1, (), (5, 5), (6, 6.0), (3, 2, 4, 6, 6)],
     "widths": [*NO_WHOLE, 1, -1, (1,), (1, -1), (1, 1.0), (1,) * 10, (True, True)],
     "value": [n for n in NO_NUMBER if n is not NAN],
     "sizes": [*NO_WHOLE, 0, -1, (1, 1), (5, -1), (2, 2.0)],
@@ -251,6 +280,7 @@ LIKE |= {
     "padding": LIKE["pair"],
     "shape": LIKE["dims"],
     "widths": LIKE["dims"],
+    "last axes": LIKE["dims"],
     "sizes": [*LIKE["whole"], lambda n: [n, n], lambda n: np.array([n, n])],
     "eps": LIKE["smoothing"],
     "finite": LIKE["smoothing"],
@@ -269,6 +299,7 @@ NAMES = {  # of arguments: their kind
     **dict.fromkeys(["p", "label_smoothing", "momentum"], "smoothing"),
     **dict.fromkeys(["running_mean", "running_var"], "statistics"),
     **dict.fromkeys(["training", "keepdim", "ceil_mode", "affine"], "flag"),
+    "elementwise_affine": "flag",
     **dict.fromkeys(["fan", "reduction", "activation", "approximate"], "word"),
     **dict.fromkeys(["negative_slope", "threshold"], "finite"),
     **dict.fromkeys(["min", "max"], "limit"),
@@ -280,7 +311,9 @@ NAMES = {  # of arguments: their kind
     "other": "operand",
     "exponent": "exponent",
     "divisor_override": "divisor",
-    "size": "whole",
+    "normalized_shape": "last axes",
+    "correction": "eps",
+    **dict.fromkeys(["size", "num_groups", "num_channels"], "whole"),
     "output_size": "output size",
     **dict.fromkeys(["alpha", "k"], "eps"),
     "stride": "stride",
@@ -305,6 +338,11 @@ OPTIONAL = {  # None is a value of theirs
     ("AvgPool2d", "stride"),
     ("AvgPool2d", "divisor_override"),
     ("batch_norm", "weight"),
+    ("group_norm", "weight"),
+    ("layer_norm", "weight"),
+    ("var", "dim"),
+    ("squeeze", "dim"),
+    ("Dropout2d", "rng"),
     ("sum", "dim"),
     ("mean", "dim"),
     ("amax", "dim"),
@@ -315,7 +353,8 @@ OPTIONAL = {  # None is a value of theirs
     ("StochasticDepth", "rng"),
     ("SqueezeExcitation", "rng"),
 }
-MAY_BE_EMPTY = {"sum", "mean", "amax", "pad"}  # their empty list means something
+# Whose empty list means something.
+MAY_BE_EMPTY = {"sum", "mean", "amax", "var", "squeeze", "pad"}
 
 
 def kind_of(name, argument):

@@ -18,9 +18,9 @@ from tinyflow.ops.arguments import fits_parameters
 INTEGERS = {"add", "sub", "mul", "neg", "pow", "relu", "relu6", "sum", "amax"}
 INTEGERS |= {"matmul", "reshape", "flatten", "permute", "transpose"}
 INTEGERS |= {"abs", "maximum", "minimum", "clamp", "where"}
-INTEGERS |= {"pad", "getitem", "concat", "split"}
+INTEGERS |= {"squeeze", "stack", "pad", "getitem", "concat", "split"}
 MOVING = {"sum", "amax", "reshape", "flatten", "permute", "transpose", "pad"}
-MOVING |= {"getitem", "concat", "split"}  # truth values too
+MOVING |= {"squeeze", "stack", "getitem", "concat", "split"}  # truth values too
 
 
 @pytest.mark.parametrize("name", ops.__all__)
@@ -80,6 +80,14 @@ IMAGE = ones(1, 2, 4, 4)
         (lambda: ops.amax(ones(2, 0), 1), "amax: input .* no entries"),
         (lambda: ops.amax(ones(0)), "amax: input .* no entries"),
         (lambda: ops.mean(ones(2, 0), 1), "mean: input .* no entries"),
+        (lambda: ops.var(ones(2, 0), 1), "var: input .* no entries"),
+        (lambda: ops.var(ones(2, 1), 1), "var: correction 1 leaves nothing of the 1"),
+        (lambda: ops.group_norm(IMAGE, 3), "group_norm: input .*num_groups=3"),
+        (lambda: ops.group_norm(ones(2, 2, 0), 1), "group_norm: input"),
+        (lambda: ops.layer_norm(IMAGE, 3), "layer_norm: input .*normalized_shape"),
+        (lambda: ops.layer_norm(IMAGE, 4, ones(2)), "layer_norm: weight"),
+        (lambda: nn.GroupNorm(3, 4), "GroupNorm: num_channels=4"),
+        (lambda: ops.stack([IMAGE, ones(1, 2)]), r"stack: tensors\[1\]"),
         (lambda: ops.softmax(ones(2, 0), 1), "softmax: input .* no entries"),
         (lambda: ops.log_softmax(ones(2, 0), 1), "log_softmax: input .* no entries"),
         (lambda: ops.cross_entropy(ones(0, 3), []), "cross_entropy: .* no samples"),

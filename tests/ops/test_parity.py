@@ -85,13 +85,13 @@ def split_row(**options: Any) -> Row:
     return Row("split", mine, theirs, (X,), f"{options}")
 
 
-def dropout_row(**options: Any) -> Row:
+def dropout_row(name: str, **options: Any) -> Row:
     """Without chance both are the identity, doubled to have something to record."""
     return Row(
-        "dropout",
-        lambda x: 2 * ops.dropout(x, **options),
-        lambda x: 2 * F.dropout(x, **options),
-        (X,),
+        name,
+        lambda x: 2 * getattr(ops, name)(x, **options),
+        lambda x: 2 * getattr(F, name)(x, **options),
+        (IMAGES,),
         f"{options}",
     )
 
@@ -196,6 +196,28 @@ ROWS = [
             {"dim": (-1, 0), "keepdim": True},
         )
     ),
+    *(
+        row("var", torch.var, X, **options)
+        for options in (
+            {},
+            {"dim": 1, "correction": 0},
+            {"dim": (-1, 0), "keepdim": True},
+        )
+    ),
+    *(
+        row("squeeze", torch.squeeze, spaced(1, 3, 1, 2), **options)
+        for options in ({}, {"dim": 0}, {"dim": 1}, {"dim": (0, -2, -1)})
+    ),
+    *(
+        Row(
+            "stack",
+            lambda *x, d=d: ops.stack(x, d),
+            lambda *x, d=d: torch.stack(x, d),
+            (X, X + 1, X),
+            f"dim={d}",
+        )
+        for d in (0, 2, -1)
+    ),
     row("amax", torch.amax, TIES, dim=1),
     row("amax", torch.amax, TIES),
     row("reshape", torch.reshape, X, shape=(4, -1)),
@@ -262,9 +284,11 @@ ROWS = [
     ),
     row("local_response_norm", F.local_response_norm, X, size=3, alpha=2.0),
     row("batch_norm", F.batch_norm, IMAGES, **WITHOUT_STATISTICS),
+    row("group_norm", F.group_norm, IMAGES, num_groups=2),
+    row("layer_norm", F.layer_norm, IMAGES, normalized_shape=(7, 6)),
     row("batch_norm", F.batch_norm, spaced(5, 3), **WITHOUT_STATISTICS),
-    dropout_row(p=0.0),
-    dropout_row(training=False),
+    *(dropout_row(name, p=0.0) for name in ("dropout", "dropout2d")),
+    *(dropout_row(name, training=False) for name in ("dropout", "dropout2d")),
 ]
 
 

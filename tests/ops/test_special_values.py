@@ -144,7 +144,7 @@ ROWS = [
 def test_special_values_in_rows(case, row):
     torch = pytest.importorskip("torch")
     x, functional = np.array([row], case.dtype), torch.nn.functional
-    for name in ("sum", "mean", "amax", "softmax", "log_softmax"):
+    for name in ("sum", "mean", "var", "amax", "softmax", "log_softmax"):
         ours = getattr(ops, name)
         theirs = getattr(torch, name, None) or getattr(functional, name)
         for first in (1.0, 0.0) if name == "amax" else (1.0, INF, NAN):
@@ -263,6 +263,23 @@ def test_dropout_drops_what_is_not_a_number(case, bad):
     dropped = y.data == 0
     assert 0.4 < dropped.mean() < 0.6 and not np.isfinite(y.data[~dropped]).any()
     np.testing.assert_array_equal(x.grad == 0, dropped)
+
+
+@pytest.mark.parametrize("bad", [INF, NAN])
+def test_dropout2d_drops_whole_maps_whatever_they_hold(case, bad):
+    x = np.random.default_rng(0).normal(size=(20, 30, 2, 3)).astype(case.dtype)
+    x[0], x[1, :, 0, 0] = bad, bad
+    t = Tensor(x, requires_grad=True)
+    with Tape() as tape:
+        y = ops.dropout2d(t, 0.25, generator=np.random.default_rng(0))
+    tape.backward(y, x)
+    dropped = (y.data == 0).all((2, 3))
+    assert 0.2 < dropped.mean() < 0.3 and 0 < dropped[:2].mean() < 1
+    right = np.where(dropped[..., None, None], 0, x / case.dtype(0.75))
+    np.testing.assert_allclose(y.data, right, rtol=1e-6)
+    np.testing.assert_array_equal(t.grad, y.data)
+    y = ops.dropout2d(t, 1.0, generator=np.random.default_rng(0))
+    np.testing.assert_array_equal(y.data, 0)
 
 
 @pytest.mark.parametrize("kernel", ["relu_grad", "masked"])

@@ -18,11 +18,11 @@ from tinyflow.nn.activation import (
     Tanh,
 )
 from tinyflow.nn.container import Identity, ModuleList, Sequential
-from tinyflow.nn.dropout import Dropout, StochasticDepth
+from tinyflow.nn.dropout import Dropout, Dropout2d, StochasticDepth
 from tinyflow.nn.gate import SqueezeExcitation
 from tinyflow.nn.initial import normal, ones, zeros
 from tinyflow.nn.linear import Conv2d, Flatten, Linear
-from tinyflow.nn.norm import BatchNorm2d, LocalResponseNorm
+from tinyflow.nn.norm import BatchNorm2d, GroupNorm, LayerNorm, LocalResponseNorm
 from tinyflow.nn.pooling import (
     AdaptiveAvgPool2d,
     AdaptiveMaxPool2d,
@@ -40,11 +40,14 @@ __all__ = [
     "BatchNorm2d",
     "Conv2d",
     "Dropout",
+    "Dropout2d",
     "Flatten",
     "GlobalAvgPool2d",
+    "GroupNorm",
     "Hardsigmoid",
     "Hardswish",
     "Identity",
+    "LayerNorm",
     "LeakyReLU",
     "Linear",
     "LocalResponseNorm",

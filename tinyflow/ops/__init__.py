@@ -19,6 +19,7 @@ from tinyflow.ops.activation import (
 )
 from tinyflow.ops.adaptive import adaptive_avg_pool2d, adaptive_max_pool2d
 from tinyflow.ops.conv import conv2d
+from tinyflow.ops.dropout import dropout, dropout2d
 from tinyflow.ops.elementwise import (
     abs,
     add,
@@ -37,9 +38,14 @@ from tinyflow.ops.elementwise import (
 )
 from tinyflow.ops.linear import linear, matmul
 from tinyflow.ops.loss import cross_entropy, log_softmax, softmax
-from tinyflow.ops.norm import batch_norm, dropout, local_response_norm
+from tinyflow.ops.norm import (
+    batch_norm,
+    group_norm,
+    layer_norm,
+    local_response_norm,
+)
 from tinyflow.ops.pool import avg_pool2d, global_avg_pool2d, max_pool2d
-from tinyflow.ops.reduce import amax, mean, sum
+from tinyflow.ops.reduce import amax, mean, sum, var
 from tinyflow.ops.shape import (
     concat,
     flatten,
@@ -48,6 +54,8 @@ from tinyflow.ops.shape import (
     permute,
     reshape,
     split,
+    squeeze,
+    stack,
     transpose,
 )
 
@@ -67,14 +75,17 @@ __all__ = [
     "cross_entropy",
     "div",
     "dropout",
+    "dropout2d",
     "elu",
     "exp",
     "flatten",
     "gelu",
     "getitem",
     "global_avg_pool2d",
+    "group_norm",
     "hardsigmoid",
     "hardswish",
+    "layer_norm",
     "leaky_relu",
     "linear",
     "local_response_norm",
@@ -99,10 +110,13 @@ __all__ = [
     "softplus",
     "split",
     "sqrt",
+    "squeeze",
+    "stack",
     "sub",
     "sum",
     "tanh",
     "transpose",
+    "var",
     "where",
 ]
 
