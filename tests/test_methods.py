@@ -133,9 +133,10 @@ def test_what_python_calls_something_else():
 def test_every_operator_of_one_tensor_that_is_no_layer_is_a_method():
     methods = {n for n in ops.__all__ if getattr(Tensor, n, None) is getattr(ops, n)}
     layers = {"batch_norm", "conv2d", "cross_entropy", "dropout", "linear", "pad"}
-    layers |= {"local_response_norm"}
+    layers |= {"local_response_norm", "group_norm", "layer_norm", "dropout2d"}
     pools = {"avg_pool2d", "global_avg_pool2d", "max_pool2d"}
     pools |= {"adaptive_avg_pool2d", "adaptive_max_pool2d"}
-    activations = {"hardswish", "relu6", "silu"}
-    spelt = {"concat", "getitem"}
+    activations = {"hardswish", "relu6", "silu", "elu", "gelu", "hardsigmoid"}
+    activations |= {"leaky_relu", "softplus"}
+    spelt = {"concat", "getitem", "where", "stack"}
     assert set(ops.__all__) - methods == layers | pools | activations | spelt

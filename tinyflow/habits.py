@@ -16,6 +16,7 @@ _DTYPE = "Tensor(x.data.astype(dtype)), or of a whole model model.to(dtype=dtype
 
 TENSOR: Mapping[str, str] = {
     "astype": _DTYPE,
+    "clip": "x.clamp(min, max)",
     "clone": "Tensor(x.data.copy())",
     "copy": "Tensor(x.data.copy())",
     "cpu": "x.numpy()",
@@ -31,13 +32,11 @@ TENSOR: Mapping[str, str] = {
     "register_hook": "record on a Tape(retain='edges'), then ask tape.edges(x)",
     "requires_grad_": "x.requires_grad = True",
     "retain_grad": "a Tape(retain='edges') keeps every gradient",
-    "squeeze": "x.reshape(shape) or x[:, 0]",
-    "std": "((x - x.mean()) ** 2).mean().sqrt()",
+    "std": "x.var(dim).sqrt()",
     "t": "x.T",
     "to": "model.to('cuda'), and Tensor(backend.asarray(array, 'cuda'))",
     "type": _DTYPE,
     "unsqueeze": "x[:, None]",
-    "var": "((x - x.mean()) ** 2).mean()",
     "view": "x.reshape(shape)",
 }
 
@@ -98,7 +97,6 @@ OPS: Mapping[str, str] = {
     "cat": "ops.concat(tensors, dim)",
     "max": "ops.amax(x, dim)",
     "mse_loss": "((y - target) ** 2).mean()",
-    "stack": "ops.concat([x[None] for x in tensors])",
 }
 
 

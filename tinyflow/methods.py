@@ -42,6 +42,10 @@ class Methods:
     exp = ops.exp
     log = ops.log
     sqrt = ops.sqrt
+    abs = __abs__ = ops.abs
+    maximum = ops.maximum
+    minimum = ops.minimum
+    clamp = ops.clamp
     tanh = ops.tanh
     sigmoid = ops.sigmoid
     relu = ops.relu
@@ -50,8 +54,10 @@ class Methods:
     matmul = __matmul__ = ops.matmul
     sum = ops.sum
     mean = ops.mean
+    var = ops.var
     amax = ops.amax
     reshape = ops.reshape
+    squeeze = ops.squeeze
     flatten = ops.flatten
     permute = ops.permute
     transpose = ops.transpose
@@ -75,6 +81,10 @@ class Methods:
 
     def __rmatmul__(self: Any, other: Any) -> Tensor:
         return ops.matmul(other, self)
+
+    def where(self: Any, condition: Any, other: Any) -> Tensor:
+        """``ops.where(condition, x, other)``."""
+        return ops.where(condition, self, other)
 
     def __setitem__(self, index: Any, new: Any) -> None:
         raise TypeError(

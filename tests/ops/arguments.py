@@ -25,15 +25,21 @@ def images(dtype="float32"):
 
 
 LRN = {"size": 3, "alpha": 0.5, "beta": 0.75, "k": 1.0}
+ACTIVATIONS = {
+    "leaky_relu": {"negative_slope": 0.5},
+    "elu": {"alpha": 0.5},
+    "gelu": {"approximate": "tanh"},
+    "softplus": {"beta": 2.0, "threshold": 10.0},
+}
+BINARY = ("add", "sub", "mul", "div", "matmul", "maximum", "minimum")
 CALLS = {
     **{
         name: lambda: {"input": images()}
-        for name in "neg exp log sqrt relu relu6 sigmoid tanh silu hardswish".split()
+        for name in (
+            "abs neg exp log sqrt relu relu6 sigmoid tanh silu hardswish hardsigmoid"
+        ).split()
     },
-    **{
-        name: lambda: {"input": images(), "other": images()}
-        for name in ("add", "sub", "mul", "div", "matmul")
-    },
+    **{name: lambda: {"input": images(), "other": images()} for name in BINARY},
     **{
         name: lambda: {"input": images(), "dim": 1, "keepdim": False}
         for name in ("sum", "mean", "amax")
@@ -42,6 +48,18 @@ CALLS = {
         name: lambda: {"input": images(), "dim": 1}
         for name in ("softmax", "log_softmax")
     },
+    "where": lambda: {
+        "condition": np.arange(6) > 2,
+        "input": images(),
+        "other": images(),
+    },
+    "clamp": lambda: {"input": images(), "min": 1, "max": 2},
+    **{
+        name: lambda options=options: {"input": images()} | options
+        for name, options in ACTIVATIONS.items()
+    },
+    "var": lambda: {"input": images(), "dim": 1, "correction": 1, "keepdim": False},
+    "squeeze": lambda: {"input": images(), "dim": 1},
     "pow": lambda: {"input": images(), "exponent": 2},
     "reshape": lambda: {"input": images(), "shape": (8, 36)},
     "flatten": lambda: {"input": images(), "start_dim": 1, "end_dim": -1},
@@ -50,6 +68,7 @@ CALLS = {
     "pad": lambda: {"input": images(), "pad": (1, 1), "value": 0.0},
     "getitem": lambda: {"input": images(), "index": 0},
     "concat": lambda: {"tensors": [images(), images()], "dim": 0},
+    "stack": lambda: {"tensors": [images(), images()], "dim": 0},
     "split": lambda: {"tensor": images(), "split_size_or_sections": 2, "dim": 1},
     "linear": lambda: {"input": ones(2, 4), "weight": ones(3, 4), "bias": ones(3)},
     "cross_entropy": lambda: {
@@ -68,11 +87,28 @@ CALLS = {
         "momentum": 0.1,
         "eps": 1e-5,
     },
-    "dropout": lambda: {
+    "group_norm": lambda: {
         "input": images(),
-        "p": 0.5,
-        "training": True,
-        "generator": rng(),
+        "num_groups": 2,
+        "weight": ones(4),
+        "bias": ones(4),
+        "eps": 1e-5,
+    },
+    "layer_norm": lambda: {
+        "input": images(),
+        "normalized_shape": (6, 6),
+        "weight": ones(6, 6),
+        "bias": ones(6, 6),
+        "eps": 1e-5,
+    },
+    **{
+        name: lambda: {
+            "input": images(),
+            "p": 0.5,
+            "training": True,
+            "generator": rng(),
+        }
+        for name in ("dropout", "dropout2d")
     },
     "conv2d": lambda: {
         "input": images(),
@@ -147,6 +183,18 @@ LAYERS = {
     "AdaptiveAvgPool2d": {"output_size": 4},
     "AdaptiveMaxPool2d": {"output_size": 4},
     "LocalResponseNorm": LRN,
+    "LeakyReLU": ACTIVATIONS["leaky_relu"],
+    "ELU": ACTIVATIONS["elu"],
+    "GELU": ACTIVATIONS["gelu"],
+    "Softplus": ACTIVATIONS["softplus"],
+    "GroupNorm": {"num_groups": 2, "num_channels": 4, "eps": 1e-5, "affine": True},
+    "LayerNorm": {
+        "normalized_shape": (6, 6),
+        "eps": 1e-5,
+        "elementwise_affine": True,
+        "bias": True,
+    },
+    "Dropout2d": {"p": 0.5, "rng": rng()},
     "Dropout": {"p": 0.5, "rng": rng()},
     "StochasticDepth": {"p": 0.5, "rng": rng()},
     "SqueezeExcitation": {
@@ -190,6 +238,7 @@ KINDS = {
     "dim": [*NO_WHOLE, 9, -9, (1.0,)],
     "dims": [*NO_WHOLE, 9, (0, 0, 1, 2), (0, 1), (0, 1, 2, 9)],
     "shape": [*NO_WHOLE, 0, -2, (5, 5), (-1, -1), (-1, 5), (8, 36, 2)],
+    "last axes": [*NO_WHOLE, 0, -1, (), (5, 5), (6, 6.0), (3, 2, 4, 6, 6)],
     "widths": [*NO_WHOLE, 1, -1, (1,), (1, -1), (1, 1.0), (1,) * 10, (True, True)],
     "value": [n for n in NO_NUMBER if n is not NAN],
     "sizes": [*NO_WHOLE, 0, -1, (1, 1), (5, -1), (2, 2.0)],
@@ -197,6 +246,10 @@ KINDS = {
     "tensors": [*NOTHING, None, 1, ARRAY, ones(2), [ones(2), ARRAY], [ones(2), None]],
     "labels": [*NOTHING, None, 1, 1.5, [0.0, 1.0], [True, False], [0, 3], [-1, 0], [0]],
     "smoothing": [*NO_NUMBER, INF, -0.1, 1.1, HUGE],
+    "finite": [*NO_NUMBER, INF, -INF, HUGE],
+    "positive": [*NO_NUMBER, INF, 0, -1.0, HUGE],
+    "limit": [x for x in NO_NUMBER if x is not None] + [HUGE],
+    "condition": [*NOTHING, None, 1, 1.5, ARRAY, ones(2), [True] * 5, [[True], 1]],
     "eps": [*NO_NUMBER, INF, -1e-5, HUGE],
     "flag": NO_FLAG,
     "word": [*NO_NUMBER, "x", 1],
@@ -227,8 +280,13 @@ LIKE |= {
     "padding": LIKE["pair"],
     "shape": LIKE["dims"],
     "widths": LIKE["dims"],
+    "last axes": LIKE["dims"],
     "sizes": [*LIKE["whole"], lambda n: [n, n], lambda n: np.array([n, n])],
     "eps": LIKE["smoothing"],
+    "finite": LIKE["smoothing"],
+    "positive": LIKE["smoothing"],
+    "limit": LIKE["smoothing"],
+    "condition": [list, Tensor],
 }
 
 NAMES = {  # of arguments: their kind
@@ -241,7 +299,11 @@ NAMES = {  # of arguments: their kind
     **dict.fromkeys(["p", "label_smoothing", "momentum"], "smoothing"),
     **dict.fromkeys(["running_mean", "running_var"], "statistics"),
     **dict.fromkeys(["training", "keepdim", "ceil_mode", "affine"], "flag"),
-    **dict.fromkeys(["fan", "reduction", "activation"], "word"),
+    "elementwise_affine": "flag",
+    **dict.fromkeys(["fan", "reduction", "activation", "approximate"], "word"),
+    **dict.fromkeys(["negative_slope", "threshold"], "finite"),
+    **dict.fromkeys(["min", "max"], "limit"),
+    "condition": "condition",
     **dict.fromkeys(["generator", "rng"], "generator"),
     "weight": "tensor",
     "bias": "optional tensor",
@@ -249,9 +311,11 @@ NAMES = {  # of arguments: their kind
     "other": "operand",
     "exponent": "exponent",
     "divisor_override": "divisor",
-    "size": "whole",
+    "normalized_shape": "last axes",
+    "correction": "eps",
+    **dict.fromkeys(["size", "num_groups", "num_channels"], "whole"),
     "output_size": "output size",
-    **dict.fromkeys(["alpha", "beta", "k"], "eps"),
+    **dict.fromkeys(["alpha", "k"], "eps"),
     "stride": "stride",
     "padding": "padding",
     "dims": "dims",
@@ -265,14 +329,20 @@ NAMES = {  # of arguments: their kind
     "eps": "eps",
     "std": "eps",
 }
-BINARY = ("add", "sub", "mul", "div", "matmul")
 OPTIONAL = {  # None is a value of theirs
+    ("clamp", "min"),
+    ("clamp", "max"),
     ("max_pool2d", "stride"),
     ("avg_pool2d", "stride"),
     ("MaxPool2d", "stride"),
     ("AvgPool2d", "stride"),
     ("AvgPool2d", "divisor_override"),
     ("batch_norm", "weight"),
+    ("group_norm", "weight"),
+    ("layer_norm", "weight"),
+    ("var", "dim"),
+    ("squeeze", "dim"),
+    ("Dropout2d", "rng"),
     ("sum", "dim"),
     ("mean", "dim"),
     ("amax", "dim"),
@@ -283,12 +353,17 @@ OPTIONAL = {  # None is a value of theirs
     ("StochasticDepth", "rng"),
     ("SqueezeExcitation", "rng"),
 }
-MAY_BE_EMPTY = {"sum", "mean", "amax", "pad"}  # their empty list means something
+# Whose empty list means something.
+MAY_BE_EMPTY = {"sum", "mean", "amax", "var", "squeeze", "pad"}
 
 
 def kind_of(name, argument):
-    if name in BINARY:
+    if name in (*BINARY, "where") and argument != "condition":
         return "operand"
+    if argument == "beta":
+        return "positive" if name.lower() == "softplus" else "eps"
+    if argument == "alpha" and name.lower() == "elu":
+        return "finite"
     if name in LAYERS and argument == "bias":
         return "flag"
     return NAMES[argument]

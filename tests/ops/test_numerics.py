@@ -4,6 +4,7 @@ Sums keep their digits however many numbers they are of, and so do variances, wh
 those numbers are; on every engine.
 """
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -53,6 +54,22 @@ def test_tails_keep_their_digits(case, name):
     np.testing.assert_allclose(t.grad, slope, rtol=64 * eps, atol=noise)
     left = far_off & (x < 0)
     np.testing.assert_allclose(t.grad[left], slope[left], rtol=64 * eps)
+
+
+def test_tails_of_gelu_and_softplus_keep_their_digits(case):
+    """x Φ(x) by the error function of the C library, ln(1 + eˣ) in extended."""
+    x = np.linspace(-5, 8, 2001).astype(case.dtype)
+    t = Tensor(x, requires_grad=True)
+    with Tape() as tape:
+        y, z = ops.gelu(t), ops.softplus(t, threshold=100)
+    tape.backward(y, np.ones_like(x))
+    part = np.array([math.erfc(-v / math.sqrt(2)) / 2 for v in x.tolist()])
+    bell = np.exp(-(np.float64(x) ** 2) / 2) / math.sqrt(2 * math.pi)
+    eps = np.finfo(case.dtype).eps
+    np.testing.assert_allclose(y.data, x * part, rtol=32 * eps)
+    np.testing.assert_allclose(t.grad, part + x * bell, rtol=64 * eps, atol=4 * eps)
+    right = np.logaddexp(0, x.astype(np.longdouble))
+    np.testing.assert_allclose(z.data, right, rtol=8 * eps)
 
 
 def test_the_logarithm_of_a_sigmoid(case):

@@ -85,13 +85,13 @@ def split_row(**options: Any) -> Row:
     return Row("split", mine, theirs, (X,), f"{options}")
 
 
-def dropout_row(**options: Any) -> Row:
+def dropout_row(name: str, **options: Any) -> Row:
     """Without chance both are the identity, doubled to have something to record."""
     return Row(
-        "dropout",
-        lambda x: 2 * ops.dropout(x, **options),
-        lambda x: 2 * F.dropout(x, **options),
-        (X,),
+        name,
+        lambda x: 2 * getattr(ops, name)(x, **options),
+        lambda x: 2 * getattr(F, name)(x, **options),
+        (IMAGES,),
         f"{options}",
     )
 
@@ -140,6 +140,51 @@ ROWS = [
     row("tanh", torch.tanh, WIDE),
     row("silu", F.silu, WIDE),
     row("hardswish", F.hardswish, WIDE),
+    row("abs", torch.abs, WIDE),
+    row("abs", torch.abs, TIES - 2),
+    *(
+        row(name, getattr(torch, name), *pair)
+        for name in ("maximum", "minimum")
+        for pair in ((X, Y), (TIES, TIES[:1]), (TIES, TIES[:, ::-1].copy()))
+    ),
+    *(
+        row("clamp", torch.clamp, TIES, **limits)
+        for limits in (
+            {"min": 2},
+            {"max": 2.0},
+            {"min": 2, "max": 2.5},
+            {"min": 3, "max": 2},
+        )
+    ),
+    Row(
+        "where",
+        lambda x, y: ops.where(x.data > 0, x, y),
+        lambda x, y: torch.where(x > 0, x, y),
+        (X, Y),
+        "x > 0",
+    ),
+    *(
+        row(name, getattr(F, name), WIDE, **options)
+        for name, options in (
+            ("leaky_relu", {}),
+            ("leaky_relu", {"negative_slope": -0.3}),
+            ("elu", {}),
+            ("elu", {"alpha": 1.7}),
+            ("gelu", {}),
+            ("gelu", {"approximate": "tanh"}),
+            ("softplus", {}),
+            ("softplus", {"beta": 3.5}),
+            ("softplus", {"beta": 0.5, "threshold": 2}),
+        )
+    ),
+    *(
+        row(name, getattr(F, name), np.array([0.0, -3.0, 3.0]))
+        for name in ("leaky_relu", "elu", "gelu", "softplus")
+    ),
+    *(  # theirs has a slope with the digits of float32
+        row("hardsigmoid", lambda x: F.relu6(x + 3) / 6, x)
+        for x in (WIDE, np.array([0.0, -3.0, 3.0]))
+    ),
     *(
         row(name, getattr(torch, name), X, **options)
         for name in ("sum", "mean", "amax")
@@ -150,6 +195,28 @@ ROWS = [
             {"dim": (0, 2)},
             {"dim": (-1, 0), "keepdim": True},
         )
+    ),
+    *(
+        row("var", torch.var, X, **options)
+        for options in (
+            {},
+            {"dim": 1, "correction": 0},
+            {"dim": (-1, 0), "keepdim": True},
+        )
+    ),
+    *(
+        row("squeeze", torch.squeeze, spaced(1, 3, 1, 2), **options)
+        for options in ({}, {"dim": 0}, {"dim": 1}, {"dim": (0, -2, -1)})
+    ),
+    *(
+        Row(
+            "stack",
+            lambda *x, d=d: ops.stack(x, d),
+            lambda *x, d=d: torch.stack(x, d),
+            (X, X + 1, X),
+            f"dim={d}",
+        )
+        for d in (0, 2, -1)
     ),
     row("amax", torch.amax, TIES, dim=1),
     row("amax", torch.amax, TIES),
@@ -217,9 +284,11 @@ ROWS = [
     ),
     row("local_response_norm", F.local_response_norm, X, size=3, alpha=2.0),
     row("batch_norm", F.batch_norm, IMAGES, **WITHOUT_STATISTICS),
+    row("group_norm", F.group_norm, IMAGES, num_groups=2),
+    row("layer_norm", F.layer_norm, IMAGES, normalized_shape=(7, 6)),
     row("batch_norm", F.batch_norm, spaced(5, 3), **WITHOUT_STATISTICS),
-    dropout_row(p=0.0),
-    dropout_row(training=False),
+    *(dropout_row(name, p=0.0) for name in ("dropout", "dropout2d")),
+    *(dropout_row(name, training=False) for name in ("dropout", "dropout2d")),
 ]
 
 

@@ -160,6 +160,38 @@ def test_batch_norm(shape, scaled, options, offset, seed):
 
 
 @given(
+    shape=st.lists(sides, min_size=0, max_size=3),
+    groups=sides,
+    per_group=sides,
+    n=sides,
+    scaled=st.booleans(),
+    eps=st.sampled_from([1e-5, 0.1]),
+    seed=seeds,
+)
+def test_group_and_layer_norm(shape, groups, per_group, n, scaled, eps, seed):
+    c = groups * per_group
+    assume(n * per_group * np.prod(shape, dtype=int) > 1)  # PyTorch refuses
+    x, last = spaced(n, c, *shape, seed=seed), tuple(shape) or (c,)
+    inputs = [x, away(c, seed=seed + 1), spaced(c, seed=seed + 2)]
+    # Of two values x̂ is ±1, and ∂L/∂x a small difference of large numbers in both.
+    compare(
+        lambda x, *wb: ops.group_norm(x, groups, *wb, eps=eps),
+        lambda x, *wb: F.group_norm(x, groups, *wb, eps=eps),
+        inputs if scaled else [x],
+        rtol=1e-9,
+        atol=1e-10,
+    )
+    inputs = [x, away(*last, seed=seed + 1), spaced(*last, seed=seed + 2)]
+    compare(
+        lambda x, *wb: ops.layer_norm(x, last, *wb, eps=eps),
+        lambda x, *wb: F.layer_norm(x, last, *wb, eps=eps),
+        inputs if scaled else [x],
+        rtol=1e-9,
+        atol=1e-10,
+    )
+
+
+@given(
     st.sampled_from(["avg", "max"]),
     st.tuples(*[st.integers(1, 9)] * 2),
     st.tuples(*[st.none() | st.integers(1, 9)] * 2),

@@ -58,25 +58,38 @@ def alike(ours: np.ndarray, theirs: np.ndarray, noise: np.ndarray | float = 0) -
 
 def torch_function(name: str) -> Any:
     torch = pytest.importorskip("torch")
+    if name == "hardsigmoid":  # whose slope has the digits of float32
+        return lambda x: torch.nn.functional.relu6(x + 3) / 6
     return getattr(torch, name, None) or getattr(torch.nn.functional, name)
 
 
-UNARY = "neg exp log sqrt relu relu6 sigmoid tanh silu hardswish".split()
-SMOOTH = ("sigmoid", "tanh", "silu")
+UNARY = (
+    "neg exp log sqrt relu relu6 sigmoid tanh silu hardswish abs leaky_relu elu gelu "
+    "softplus hardsigmoid"
+).split()
+SMOOTH = ("sigmoid", "tanh", "silu", "gelu", "softplus")
 """Whose slope PyTorch takes of the rounded value: it loses what 1 - y cancels."""
+
+PRODUCTS = ("silu", "gelu")
 
 
 @pytest.mark.parametrize("name", UNARY)
 def test_special_values(case, name):
     values = specials(case.dtype)
     x, u = np.meshgrid(values, values, indexing="ij")
+    if name == "gelu":  # they have -inf · 0
+        x[np.isinf(x)] = 0
+    if name == "abs":  # they have g · 0
+        u[(x == 0) | np.isnan(x)] = 1
     value, grad = both(getattr(ops, name), torch_function(name), [x], u)
-    alike(*value)
+    eps = np.finfo(case.dtype).eps
+    alike(*value, noise=2 * eps * np.minimum(abs(x), 9) if name == "gelu" else 0)
     ours, theirs = grad
     if name in SMOOTH:
-        eps = np.finfo(case.dtype).eps
         held = np.isfinite(u)  # an infinite cotangent times a slope they round to 0
-        alike(ours[held], theirs[held], 8 * eps * abs(u[held]) * (1 + (name == "silu")))
+        alike(
+            ours[held], theirs[held], 8 * eps * abs(u[held]) * (1 + (name in PRODUCTS))
+        )
     else:
         alike(ours, theirs)
 
@@ -90,7 +103,28 @@ def test_special_values_of_powers(case, p):
         alike(*pair)
 
 
-@pytest.mark.parametrize("name", ["add", "sub", "mul", "div"])
+@pytest.mark.parametrize("approximate", ["none", "tanh"])
+def test_gelu_is_its_limit_at_infinity(case, approximate):
+    x = Tensor(np.array([-INF, INF, -1e30, 1e30], case.dtype), requires_grad=True)
+    with Tape() as tape:
+        y = ops.gelu(x, approximate)
+    tape.backward(y, np.ones_like(x.data))
+    np.testing.assert_array_equal(y.data, [0, INF, 0, x.data[3]])
+    np.testing.assert_array_equal(x.grad, [0, 1, 0, 1])
+
+
+@pytest.mark.parametrize("limits", [(-1, 3), (None, 3), (-1, None), (3, 1)])
+def test_special_values_of_clamp(case, limits):
+    values = specials(case.dtype)
+    x, u = np.meshgrid(values, values, indexing="ij")
+    torch_clamp = torch_function("clamp")
+    for pair in both(
+        lambda x: ops.clamp(x, *limits), lambda x: torch_clamp(x, *limits), [x], u
+    ):
+        alike(*pair)
+
+
+@pytest.mark.parametrize("name", ["add", "sub", "mul", "div", "maximum", "minimum"])
 @pytest.mark.parametrize("u", [1.0, 0.0, INF, NAN, -2.0])
 def test_special_values_of_two(case, name, u):
     a, b = np.meshgrid(*[specials(case.dtype)] * 2, indexing="ij")
@@ -110,7 +144,7 @@ ROWS = [
 def test_special_values_in_rows(case, row):
     torch = pytest.importorskip("torch")
     x, functional = np.array([row], case.dtype), torch.nn.functional
-    for name in ("sum", "mean", "amax", "softmax", "log_softmax"):
+    for name in ("sum", "mean", "var", "amax", "softmax", "log_softmax"):
         ours = getattr(ops, name)
         theirs = getattr(torch, name, None) or getattr(functional, name)
         for first in (1.0, 0.0) if name == "amax" else (1.0, INF, NAN):
@@ -194,6 +228,12 @@ def test_what_a_mask_stops_is_stopped(case, bad):
     passed = {
         "relu": (ops.relu, [0, 0, 1, 1]),
         "relu6": (ops.relu6, [0, 0, 1, 0]),
+        "abs": (ops.abs, [1, 1, 1, 1]),
+        "clamp": (lambda t: ops.clamp(t, -2, 7), [0, 1, 1, 0]),
+        "where": (lambda t: ops.where(t > 0, t, 0.5), [0, 0, 1, 1]),
+        "maximum": (lambda t: ops.maximum(t, 2.5), [0, 0, 0, 1]),
+        "minimum": (lambda t: ops.minimum(2.5, t), [1, 1, 1, 0]),
+        "hardsigmoid": (ops.hardsigmoid, [0, 1, 1, 0]),
         "hardswish": (ops.hardswish, [0, 1, 1, 1]),
         "amax": (lambda t: ops.amax(t, 0, keepdim=True), [0, 0, 0, 1]),
     }
@@ -223,6 +263,23 @@ def test_dropout_drops_what_is_not_a_number(case, bad):
     dropped = y.data == 0
     assert 0.4 < dropped.mean() < 0.6 and not np.isfinite(y.data[~dropped]).any()
     np.testing.assert_array_equal(x.grad == 0, dropped)
+
+
+@pytest.mark.parametrize("bad", [INF, NAN])
+def test_dropout2d_drops_whole_maps_whatever_they_hold(case, bad):
+    x = np.random.default_rng(0).normal(size=(20, 30, 2, 3)).astype(case.dtype)
+    x[0], x[1, :, 0, 0] = bad, bad
+    t = Tensor(x, requires_grad=True)
+    with Tape() as tape:
+        y = ops.dropout2d(t, 0.25, generator=np.random.default_rng(0))
+    tape.backward(y, x)
+    dropped = (y.data == 0).all((2, 3))
+    assert 0.2 < dropped.mean() < 0.3 and 0 < dropped[:2].mean() < 1
+    right = np.where(dropped[..., None, None], 0, x / case.dtype(0.75))
+    np.testing.assert_allclose(y.data, right, rtol=1e-6)
+    np.testing.assert_array_equal(t.grad, y.data)
+    y = ops.dropout2d(t, 1.0, generator=np.random.default_rng(0))
+    np.testing.assert_array_equal(y.data, 0)
 
 
 @pytest.mark.parametrize("kernel", ["relu_grad", "masked"])

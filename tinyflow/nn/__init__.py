@@ -4,13 +4,25 @@ from typing import TYPE_CHECKING
 
 from tinyflow import habits
 from tinyflow.module import Module, Rng
-from tinyflow.nn.activation import Hardswish, ReLU, ReLU6, Sigmoid, SiLU, Tanh
+from tinyflow.nn.activation import (
+    ELU,
+    GELU,
+    Hardsigmoid,
+    Hardswish,
+    LeakyReLU,
+    ReLU,
+    ReLU6,
+    Sigmoid,
+    SiLU,
+    Softplus,
+    Tanh,
+)
 from tinyflow.nn.container import Identity, ModuleList, Sequential
-from tinyflow.nn.dropout import Dropout, StochasticDepth
+from tinyflow.nn.dropout import Dropout, Dropout2d, StochasticDepth
 from tinyflow.nn.gate import SqueezeExcitation
 from tinyflow.nn.initial import normal, ones, zeros
 from tinyflow.nn.linear import Conv2d, Flatten, Linear
-from tinyflow.nn.norm import BatchNorm2d, LocalResponseNorm
+from tinyflow.nn.norm import BatchNorm2d, GroupNorm, LayerNorm, LocalResponseNorm
 from tinyflow.nn.pooling import (
     AdaptiveAvgPool2d,
     AdaptiveMaxPool2d,
@@ -20,16 +32,23 @@ from tinyflow.nn.pooling import (
 )
 
 __all__ = [
+    "ELU",
+    "GELU",
     "AdaptiveAvgPool2d",
     "AdaptiveMaxPool2d",
     "AvgPool2d",
     "BatchNorm2d",
     "Conv2d",
     "Dropout",
+    "Dropout2d",
     "Flatten",
     "GlobalAvgPool2d",
+    "GroupNorm",
+    "Hardsigmoid",
     "Hardswish",
     "Identity",
+    "LayerNorm",
+    "LeakyReLU",
     "Linear",
     "LocalResponseNorm",
     "MaxPool2d",
@@ -41,6 +60,7 @@ __all__ = [
     "Sequential",
     "SiLU",
     "Sigmoid",
+    "Softplus",
     "SqueezeExcitation",
     "StochasticDepth",
     "Tanh",

@@ -22,6 +22,14 @@ class Dropout(Module):
         return ops.dropout(x, self.p, self.training, self.generator)
 
 
+class Dropout2d(Dropout):
+    """Dropout of whole maps, see :func:`tinyflow.ops.dropout2d`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) → the same shape."""
+        return ops.dropout2d(x, self.p, self.training, self.generator)
+
+
 class StochasticDepth(Module):
     """Drop a whole branch, image by image: y = b x / (1 - p), b ~ Bernoulli(1 - p).
 

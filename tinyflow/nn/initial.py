@@ -21,11 +21,11 @@ def normal(rng: Rng, shape: Iterable[int], std: float) -> Tensor:
     return Tensor(draw, requires_grad=True)
 
 
-def zeros(n: int) -> Tensor:
-    """A float32 parameter of n zeros."""
+def zeros(n: int | tuple[int, ...]) -> Tensor:
+    """A float32 parameter of n zeros, or of that shape."""
     return Tensor(np.zeros(n, np.float32), requires_grad=True)
 
 
-def ones(n: int) -> Tensor:
-    """A float32 parameter of n ones."""
+def ones(n: int | tuple[int, ...]) -> Tensor:
+    """A float32 parameter of n ones, or of that shape."""
     return Tensor(np.ones(n, np.float32), requires_grad=True)

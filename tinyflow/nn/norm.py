@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from tinyflow import ops
 from tinyflow.module import Module
 from tinyflow.nn.initial import ones, zeros
 from tinyflow.ops.arguments import flag, number, whole
+from tinyflow.ops.norm import normalized
 from tinyflow.tensor import Tensor
 
 
@@ -44,6 +47,56 @@ class BatchNorm2d(Module):
             momentum=self.momentum,
             eps=self.eps,
         )
+
+
+class GroupNorm(Module):
+    """Normalisation of groups of channels, see :func:`tinyflow.ops.group_norm`."""
+
+    def __init__(
+        self,
+        num_groups: int,
+        num_channels: int,
+        eps: float = 1e-5,
+        affine: bool = True,
+    ) -> None:
+        op = type(self).__name__
+        self.num_groups = whole(op, num_groups, "num_groups", 1)
+        num_channels = whole(op, num_channels, "num_channels", 1)
+        if num_channels % num_groups:
+            raise ValueError(
+                f"{op}: num_channels={num_channels} cannot be split into "
+                f"num_groups={num_groups}"
+            )
+        affine, self.eps = flag(op, affine, "affine"), number(op, eps, "eps", 0)
+        self.weight = ones(num_channels) if affine else None
+        self.bias = zeros(num_channels) if affine else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, …) → the same shape."""
+        return ops.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+
+
+class LayerNorm(Module):
+    """Normalisation over the last axes, see :func:`tinyflow.ops.layer_norm`."""
+
+    def __init__(
+        self,
+        normalized_shape: int | Sequence[int],
+        eps: float = 1e-5,
+        elementwise_affine: bool = True,
+        bias: bool = True,
+    ) -> None:
+        op = type(self).__name__
+        self.normalized_shape = shape = normalized(op, normalized_shape)
+        affine = flag(op, elementwise_affine, "elementwise_affine")
+        self.weight = ones(shape) if affine else None
+        self.bias = zeros(shape) if flag(op, bias, "bias") and affine else None
+        self.eps = number(op, eps, "eps", 0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, *normalized_shape) → the same shape."""
+        shape = self.normalized_shape
+        return ops.layer_norm(x, shape, self.weight, self.bias, self.eps)
 
 
 class LocalResponseNorm(Module):

@@ -4,30 +4,48 @@ from typing import TYPE_CHECKING
 
 from tinyflow import habits, sweep
 from tinyflow.kernels.engine import engine
-from tinyflow.ops.adaptive import adaptive_avg_pool2d, adaptive_max_pool2d
-from tinyflow.ops.conv import conv2d
-from tinyflow.ops.elementwise import (
-    add,
-    div,
-    exp,
+from tinyflow.ops.activation import (
+    elu,
+    gelu,
+    hardsigmoid,
     hardswish,
-    log,
-    mul,
-    neg,
-    pow,
+    leaky_relu,
     relu,
     relu6,
     sigmoid,
     silu,
+    softplus,
+    tanh,
+)
+from tinyflow.ops.adaptive import adaptive_avg_pool2d, adaptive_max_pool2d
+from tinyflow.ops.conv import conv2d
+from tinyflow.ops.dropout import dropout, dropout2d
+from tinyflow.ops.elementwise import (
+    abs,
+    add,
+    clamp,
+    div,
+    exp,
+    log,
+    maximum,
+    minimum,
+    mul,
+    neg,
+    pow,
     sqrt,
     sub,
-    tanh,
+    where,
 )
 from tinyflow.ops.linear import linear, matmul
 from tinyflow.ops.loss import cross_entropy, log_softmax, softmax
-from tinyflow.ops.norm import batch_norm, dropout, local_response_norm
+from tinyflow.ops.norm import (
+    batch_norm,
+    group_norm,
+    layer_norm,
+    local_response_norm,
+)
 from tinyflow.ops.pool import avg_pool2d, global_avg_pool2d, max_pool2d
-from tinyflow.ops.reduce import amax, mean, sum
+from tinyflow.ops.reduce import amax, mean, sum, var
 from tinyflow.ops.shape import (
     concat,
     flatten,
@@ -36,35 +54,48 @@ from tinyflow.ops.shape import (
     permute,
     reshape,
     split,
+    squeeze,
+    stack,
     transpose,
 )
 
 sweep.add = lambda a, b, out=None: engine(a).add(a, b, out)  # the core knows no kernel
 
 __all__ = [
+    "abs",
     "adaptive_avg_pool2d",
     "adaptive_max_pool2d",
     "add",
     "amax",
     "avg_pool2d",
     "batch_norm",
+    "clamp",
     "concat",
     "conv2d",
     "cross_entropy",
     "div",
     "dropout",
+    "dropout2d",
+    "elu",
     "exp",
     "flatten",
+    "gelu",
     "getitem",
     "global_avg_pool2d",
+    "group_norm",
+    "hardsigmoid",
     "hardswish",
+    "layer_norm",
+    "leaky_relu",
     "linear",
     "local_response_norm",
     "log",
     "log_softmax",
     "matmul",
     "max_pool2d",
+    "maximum",
     "mean",
+    "minimum",
     "mul",
     "neg",
     "pad",
@@ -76,12 +107,17 @@ __all__ = [
     "sigmoid",
     "silu",
     "softmax",
+    "softplus",
     "split",
     "sqrt",
+    "squeeze",
+    "stack",
     "sub",
     "sum",
     "tanh",
     "transpose",
+    "var",
+    "where",
 ]
 
 if not TYPE_CHECKING:

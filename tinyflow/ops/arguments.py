@@ -103,10 +103,12 @@ def same_dtype(op: str, names: Sequence[str], *operands: Any) -> None:
             f"{op} got {kinds} ({', '.join(names)}); convert one, dtypes are never "
             "mixed"
         )
-    _same_device(op, names, arrays)
+    same_device(op, names, *arrays)
 
 
-def _same_device(op: str, names: Sequence[str], arrays: Sequence[Array]) -> None:
+def same_device(op: str, names: Sequence[str], *operands: Any) -> None:
+    """Refuse arrays on different devices; numbers and None are on none."""
+    arrays = [x for x in operands if hasattr(x, "dtype")]
     if len({type(x) for x in arrays}) > 1:
         devices = list(dict.fromkeys(device_of(x) for x in arrays))
         if len(devices) > 1:
@@ -130,19 +132,24 @@ def fits_parameters(op: str, names: Sequence[str], x: Array, *parameters: Any) -
         held = [p for p in parameters if p is not None]
         if any(p.dtype != np.float32 for p in held):
             same_dtype(op, names[1:], np.float32(0), *held)
-        _same_device(op, names, [x, *held])
+        same_device(op, names, x, *held)
     else:
         same_dtype(op, names, x, *parameters)
 
 
 def broadcasts(op: str, a: Sequence[int], b: Sequence[int]) -> None:
     """Refuse the shapes of `input` and `other` that cannot be broadcast together."""
-    for m, n in zip(reversed(a), reversed(b), strict=False):
-        if m != n and m != 1 and n != 1:
-            raise ValueError(
-                f"{op}: input {tuple(a)} and other {tuple(b)} cannot be broadcast: "
-                "from the last axis on, sizes must be equal or 1"
-            )
+    if not broadcast(a, b):
+        raise ValueError(
+            f"{op}: input {tuple(a)} and other {tuple(b)} cannot be broadcast: from "
+            "the last axis on, sizes must be equal or 1"
+        )
+
+
+def broadcast(a: Sequence[int], b: Sequence[int]) -> bool:
+    """Whether these shapes can be broadcast together."""
+    pairs = zip(reversed(a), reversed(b), strict=False)
+    return all(m == n or m == 1 or n == 1 for m, n in pairs)
 
 
 # --- numbers ---------------------------------------------------------------------
@@ -245,14 +252,19 @@ def axes_of(op: str, dim: Any, ndim: int, name: str = "dim") -> tuple[int, ...]:
 
 def number(op: str, x: Any, name: str, low: float, high: float = math.inf) -> float:
     """A finite number in [low, high], as Python's: NumPy's would promote float32."""
-    if type(x) is float and low <= x <= high and x < math.inf:  # nearly always
+    if type(x) is float and low <= x <= high and abs(x) < math.inf:  # nearly always
         return x
     n = scalar(x)
     if n is None or isinstance(n, bool):
         raise TypeError(f"{op}: {name} must be a number, not {shown(x)}")
     if not (low <= n <= high and representable(n) and abs(n) < math.inf):
-        limits = f"of {low} or more" if high == math.inf else f"in [{low}, {high}]"
-        raise ValueError(f"{op}: {name} must be a number {limits}, not {shown(x)}")
+        limits = (
+            f"number of {low} or more"
+            if high == math.inf
+            else f"number in [{low}, {high}]"
+        )
+        limits = "finite number" if low == -math.inf else limits
+        raise ValueError(f"{op}: {name} must be a {limits}, not {shown(x)}")
     return n
 
 

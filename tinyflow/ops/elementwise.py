@@ -1,4 +1,4 @@
-"""Arithmetic and activations, entry by entry.
+"""Arithmetic, entry by entry.
 
 Every function takes tensors (binary ones also arrays and Python numbers), broadcasts
 like NumPy, keeps its input's dtype, and works on NumPy and CuPy arrays alike. In the
@@ -7,24 +7,28 @@ formulas g = ∂L/∂y; where inputs were broadcast the tape sums the message ba
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from operator import gt, lt
 from typing import Any
 
 from tinyflow.backend import Array, array_module
 from tinyflow.kernels.engine import engine
 from tinyflow.kernels.plain.mask import kept
 from tinyflow.ops.arguments import (
+    broadcast,
     fits_dtype,
     floats,
     no_floats,
     operands,
     reals,
+    same_device,
     scalar,
     shown,
 )
 from tinyflow.tape import record
-from tinyflow.tensor import Pullback, Tensor
-from tinyflow.waiting import joined_relu, joined_sum, record_open
+from tinyflow.tensor import Pullback, Tensor, plain_array, value
+from tinyflow.waiting import joined_sum, record_open
 
 
 def add(input: Any, other: Any) -> Tensor:
@@ -154,64 +158,108 @@ def sqrt(input: Tensor) -> Tensor:
     return record("sqrt", y, (input,), lambda g, need: (g / (2 * y),))
 
 
-def relu(input: Tensor) -> Tensor:
-    """y = max(x, 0);  ∂L/∂x = 0 where x ≤ 0, else g (also where x is NaN)."""
-    if (joined := joined_relu(input)) is not None:
-        return joined
-    x = reals("relu", input)
-    run = engine(x)
-    y = run.relu(x)
-    return record("relu", y, (input,), lambda g, need: (run.relu_grad(g, y),))
-
-
-def relu6(input: Tensor) -> Tensor:
-    """y = min(max(x, 0), 6);  ∂L/∂x = g where 0 < x < 6, else 0 (also at NaN)."""
-    y = reals("relu6", input).clip(0, 6)
-    return record("relu6", y, (input,), lambda g, need: (kept(g, (y > 0) & (y < 6)),))
-
-
-def sigmoid(input: Tensor) -> Tensor:
-    """y = σ(x) = 1 / (1 + e⁻ˣ);  ∂L/∂x = g y (1 - y)."""
-    x = floats("sigmoid", input)
-    run = engine(x)
-    y = run.sigmoid(x)
-    return record("sigmoid", y, (input,), lambda g, need: (run.sigmoid_grad(g, x),))
-
-
-def tanh(input: Tensor) -> Tensor:
-    """y = tanh x;  ∂L/∂x = g (1 - y²) = g 4e / (1 + e)² with e = exp(-2|x|).
-
-    In the second form nothing cancels where |y| is almost 1.
-    """
-    x = floats("tanh", input)
+def abs(input: Tensor) -> Tensor:
+    """y = |x|;  ∂L/∂x = g where x > 0, -g where x < 0, else 0 (also at NaN)."""
+    x = reals("abs", input)
     xp = array_module(x)
 
     def pullback(g: Array, need: tuple[bool, ...]) -> tuple[Array]:
-        e = xp.exp(-2 * abs(x))
-        return (g * (4 * e / ((1 + e) * (1 + e))),)
+        return (xp.where(x < 0, -g, kept(g, x > 0)),)
 
-    return record("tanh", xp.tanh(x), (input,), pullback)
-
-
-def silu(input: Tensor) -> Tensor:
-    """y = x σ(x);  ∂L/∂x = g σ(x) (1 + x (1 - σ(x)))."""
-    x = floats("silu", input)
-    s = engine(x).sigmoid(x)
-    return record(
-        "silu", x * s, (input,), lambda g, need: (g * (s * (1 + x * (1 - s))),)
-    )
+    return record("abs", xp.absolute(x), (input,), pullback)
 
 
-def hardswish(input: Tensor) -> Tensor:
-    """y = x min(max(x + 3, 0), 6) / 6;  ∂L/∂x = g (0 | x/3 + ½ | 1).
+# --- choosing --------------------------------------------------------------------
 
-    The three cases are x ≤ -3, between, and x ≥ 3 (Howard et al. 2019, MobileNetV3).
+
+def maximum(input: Any, other: Any) -> Tensor:
+    """y = max(a, b);  ∂L/∂a = g where a > b, g/2 where a = b, else 0; so of b.
+
+    A NaN is the larger one, and where there is one both get g.
     """
-    x = floats("hardswish", input)
+    return _extreme("maximum", input, other, lt)
+
+
+def minimum(input: Any, other: Any) -> Tensor:
+    """y = min(a, b);  ∂L/∂a = g where a < b, g/2 where a = b, else 0; so of b.
+
+    A NaN is the smaller one, and where there is one both get g.
+    """
+    return _extreme("minimum", input, other, gt)
+
+
+def _extreme(op: str, input: Any, other: Any, loses: Callable[..., Any]) -> Tensor:
+    a, b = operands(op, input, other)
+    xp = array_module(a, b)
+
+    def pullback(g: Array, need: tuple[bool, ...]) -> tuple[Array, ...]:
+        g = xp.where(a == b, g / 2, g)
+        return kept(g, ~loses(a, b)), kept(g, ~loses(b, a))
+
+    return record(op, getattr(xp, op)(a, b), (input, other), pullback)
+
+
+def clamp(input: Tensor, min: float | None = None, max: float | None = None) -> Tensor:
+    """y = min(max(x, low), high);  ∂L/∂x = g where low ≤ x ≤ high, else 0.
+
+    Args:
+        input: any tensor.
+        min, max: low and high, numbers; without one there is no such limit. Where
+            low > high, y = high. For limits that are tensors there are
+            :func:`maximum` and :func:`minimum`.
+    """
+    x = reals("clamp", input)
+    low, high = _limit("clamp", min, "min", x), _limit("clamp", max, "max", x)
+    if low is None and high is None:
+        raise TypeError("clamp: min or max must be given")
+    xp = array_module(x)
+    y = x if low is None else xp.maximum(x, low)
+    y = y if high is None else xp.minimum(y, high)
 
     def pullback(g: Array, need: tuple[bool, ...]) -> tuple[Array]:
-        xp, off = array_module(g), x <= -3
-        slope = xp.where(off, 0, xp.where(x >= 3, 1, x / 3 + 0.5))
-        return (kept(g, ~off) * slope,)
+        if low is None:
+            return (kept(g, x <= high),)
+        return (kept(g, x >= low if high is None else (x >= low) & (x <= high)),)
 
-    return record("hardswish", x * (x + 3).clip(0, 6) / 6, (input,), pullback)
+    return record("clamp", y, (input,), pullback)
+
+
+def _limit(op: str, given: Any, name: str, x: Array) -> float | None:
+    """A limit that entries of x can be compared with."""
+    if given is None:
+        return None
+    n = scalar(given)
+    if n is None or isinstance(n, bool) or n != n:
+        raise TypeError(
+            f"{op}: {name} must be a number, not {shown(given)}; of tensors write "
+            "ops.maximum, ops.minimum"
+        )
+    fits_dtype(op, n, name, x.dtype)
+    return n
+
+
+def where(condition: Any, input: Any, other: Any) -> Tensor:
+    """y = a where c holds, else b;  ∂L/∂a = g where c holds, else 0, ∂L/∂b the rest.
+
+    Args:
+        condition: c, truth values: an array (what comparing tensors gives) or a list.
+        input, other: a and b; all three are broadcast together.
+    """
+    a, b = operands("where", input, other)
+    c = plain_array(value(condition), "where: condition")
+    if c.dtype.kind != "b":
+        raise TypeError(
+            f"where: condition must be truth values, e.g. x > 0, not {shown(condition)}"
+        )
+    same_device("where", ("condition", "input", "other"), c, a, b)
+    for x in (a, b):
+        if not broadcast(c.shape, getattr(x, "shape", ())):
+            raise ValueError(
+                f"where: condition {c.shape} and a value {x.shape} cannot be broadcast"
+            )
+
+    def pullback(g: Array, need: tuple[bool, ...]) -> tuple[Array | None, ...]:
+        return kept(g, c) if need[0] else None, kept(g, ~c) if need[1] else None
+
+    y = array_module(c).where(c, a, b)
+    return record("where", y, (input, other), pullback)

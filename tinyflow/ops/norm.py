@@ -1,24 +1,30 @@
-"""Normalisation, of batches and of neighbouring channels, and dropout."""
+"""Normalisation: of batches, groups, layers, and by neighbouring channels."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from tinyflow.backend import Array
+from tinyflow.backend import Array, array_module
 from tinyflow.kernels.engine import engine
 from tinyflow.ops.arguments import (
     fits_parameters,
     flag,
     floats,
-    generator_of,
+    listed,
     number,
     optional,
     shown,
     whole,
+    wholes,
 )
+from tinyflow.ops.elementwise import add, mul
+from tinyflow.ops.shape import reshape
 from tinyflow.ops.stack import Stacked
+from tinyflow.sums import total
 from tinyflow.tape import record
 from tinyflow.tensor import Pullback, Tensor
 from tinyflow.waiting import record_open
@@ -145,6 +151,123 @@ def _check_running(x: Array, r: Any, name: str, training: bool) -> None:
         )
 
 
+def group_norm(
+    input: Tensor,
+    num_groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    """y = γ x̂ + β with x̂ = (x - μ) / √(σ² + ε), per sample and group of channels.
+
+    (Wu & He 2018.) μ and σ² are those of the M values of a group, σ² with 1/M. With
+    h = γ g and the sums taken over those values
+
+        ∂L/∂x = (h - Σh/M - x̂ Σ(h x̂)/M) / √(σ² + ε),  ∂L/∂γ = Σ g x̂,  ∂L/∂β = Σ g,
+
+    the last two over everything but the channels. On the tape γ and β are a product
+    and a sum of their own.
+
+    Args:
+        input: (N, C, …).
+        num_groups: into how many groups the C channels are cut.
+        weight, bias: γ and β, (C,), or None.
+        eps: ε, in the units of x².
+    """
+    op = "group_norm"
+    x, groups = floats(op, input), whole(op, num_groups, "num_groups", 1)
+    if x.ndim < 2 or x.shape[1] % groups or 0 in x.shape[1:]:
+        raise ValueError(
+            f"{op}: input must be (N, C, …) whose channels make num_groups={groups} "
+            f"groups of equal size, not {x.shape}"
+        )
+    n, c, *rest = x.shape
+    _check_parameters(op, x, weight, bias, (c,))
+    y = _standardised(op, input, (n, groups, c // groups, *rest), 2, eps)
+    return _scaled(y, weight, bias, (c, *(1 for _ in rest)))
+
+
+def layer_norm(
+    input: Tensor,
+    normalized_shape: int | Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    """y = γ x̂ + β with x̂ = (x - μ) / √(σ² + ε), over the last axes (Ba et al. 2016).
+
+    μ and σ² are those of the values along these axes, each of which has its own γ and
+    β; the gradients are those of :func:`group_norm`.
+
+    Args:
+        input: (…, *normalized_shape).
+        normalized_shape: sizes of the axes to normalise over, or the last one's.
+        weight, bias: γ and β, of that shape, or None.
+        eps: ε, in the units of x².
+    """
+    op = "layer_norm"
+    x, shape = floats(op, input), normalized(op, normalized_shape)
+    if len(shape) > x.ndim or x.shape[x.ndim - len(shape) :] != shape:
+        raise ValueError(f"{op}: input {x.shape} must end in normalized_shape {shape}")
+    _check_parameters(op, x, weight, bias, shape)
+    y = _standardised(op, input, x.shape, x.ndim - len(shape), eps)
+    return _scaled(y, weight, bias, shape)
+
+
+def normalized(op: str, shape: Any) -> tuple[int, ...]:
+    """The sizes of some axes, checked."""
+    given = [shape] if listed(shape) is None else shape
+    found = wholes(op, given, "normalized_shape", 1)
+    if not found:
+        raise ValueError(f"{op}: normalized_shape must name one axis or more")
+    return found
+
+
+def _standardised(
+    op: str, input: Tensor, split: tuple[int, ...], first: int, eps: float
+) -> Tensor:
+    """x̂, where μ and σ² are those of x, reshaped to `split`, over axis `first` on."""
+    eps = number(op, eps, "eps", 0)
+    axes = tuple(range(first, len(split)))
+    m = math.prod(split[first:])
+
+    def mean(z: Array) -> Array:
+        return total(z, axes, True) / m
+
+    x = input.data.reshape(split)
+    x = x - mean(x)
+    inv_std = 1 / array_module(x).sqrt(mean(x * x) + eps)
+    y = x * inv_std
+
+    def pullback(g: Array, need: tuple[bool, ...]) -> tuple[Array]:
+        g = g.reshape(split)
+        return ((inv_std * (g - mean(g) - y * mean(g * y))).reshape(input.shape),)
+
+    return record(op, y.reshape(input.shape), (input,), pullback)
+
+
+def _check_parameters(
+    op: str, x: Array, weight: Any, bias: Any, shape: tuple[int, ...]
+) -> None:
+    """Refuse γ and β of another shape, dtype or device than x needs."""
+    gamma, beta = optional(op, weight, "weight"), optional(op, bias, "bias")
+    for name, v in (("weight", gamma), ("bias", beta)):
+        if v is not None and v.shape != shape:
+            raise ValueError(f"{op}: {name} has shape {v.shape}, input needs {shape}")
+    fits_parameters(op, ("input", "weight", "bias"), x, gamma, beta)
+
+
+def _scaled(
+    y: Tensor, weight: Tensor | None, bias: Tensor | None, shape: tuple[int, ...]
+) -> Tensor:
+    """γ y + β, which meet y in this shape."""
+    if weight is not None:
+        y = mul(y, weight if weight.shape == shape else reshape(weight, shape))
+    if bias is not None:
+        y = add(y, bias if bias.shape == shape else reshape(bias, shape))
+    return y
+
+
 def local_response_norm(
     input: Tensor,
     size: int,
@@ -189,30 +312,3 @@ def _around(x: Array, before: int, after: int) -> Array:
     for d in range(1, min(after, x.shape[1] - 1) + 1):
         found[:, :-d] += x[:, d:]
     return found
-
-
-def dropout(
-    input: Tensor,
-    p: float = 0.5,
-    training: bool = True,
-    generator: Any = None,
-) -> Tensor:
-    """y = x / (1 - p) with probability 1 - p, else 0;  ∂L/∂x = g / (1 - p), or 0.
-
-    Args:
-        input: any tensor.
-        p: probability of dropping an entry, in [0, 1].
-        training: if false, y = x and nothing is recorded.
-        generator: a ``numpy.random.Generator``. There is no hidden global state:
-            training with p > 0 demands one. A GPU takes from it only a seed, for a
-            generator of its own that counts (Salmon et al. 2011, Philox): a run can be
-            repeated there, but its masks are not those of the CPU.
-    """
-    x, p = floats("dropout", input), number("dropout", p, "p", 0, 1)
-    training = flag("dropout", training, "training") and p > 0
-    if training or generator is not None:
-        generator_of("dropout", generator, "generator")
-    if not training:
-        return input
-    y, back = engine(x).dropout(x, p, generator)
-    return record("dropout", y, (input,), lambda g, need: (back(g),))

@@ -1,4 +1,4 @@
-"""Sums, means and maxima over axes (`dim` in PyTorch's sense; None means all)."""
+"""Sums, means, variances, maxima over axes (`dim` is PyTorch's; None means all)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from tinyflow.backend import Array, array_module
 from tinyflow.kernels.engine import engine
 from tinyflow.kernels.plain.mask import kept
-from tinyflow.ops.arguments import array_of, axes_of, flag, floats
+from tinyflow.ops.arguments import array_of, axes_of, flag, floats, number
 from tinyflow.sums import total
 from tinyflow.tape import record
 from tinyflow.tensor import Tensor
@@ -67,6 +67,40 @@ def mean(input: Tensor, dim: Dim = None, keepdim: bool = False) -> Tensor:
     m = math.prod(x.shape[i] for i in axes)
     y = total(x, axes, keepdim) / m
     return record("mean", y, (input,), lambda g, need: (_spread(g / m, ones, x.shape),))
+
+
+def var(
+    input: Tensor, dim: Dim = None, *, correction: float = 1, keepdim: bool = False
+) -> Tensor:
+    """y = Σ (x - μ)² / (m - c) over the m entries along `dim`, μ being their mean.
+
+    ∂L/∂x = 2 g (x - μ) / (m - c), g repeated along `dim`.
+
+    Args:
+        input: any tensor.
+        dim: an axis, several, or None for all.
+        correction: c; 1 is unbiased, 0 the variance of these very entries.
+        keepdim: keep the reduced axes as 1.
+
+    Raises:
+        ValueError: there are no more than c entries.
+    """
+    x, keepdim = floats("var", input), flag("var", keepdim, "keepdim")
+    c = number("var", correction, "correction", 0)
+    axes = _axes("var", dim, x.shape, fill=True)
+    m = math.prod(x.shape[i] for i in axes)
+    if m <= c:
+        raise ValueError(
+            f"var: correction {c} leaves nothing of the {m} entries of input {x.shape} "
+            f"along dim {dim}"
+        )
+    off = x - total(x, axes, True) / m
+    ones = _kept(x.shape, axes)
+
+    def pullback(g: Array, need: tuple[bool, ...]) -> tuple[Array]:
+        return (off * (g * (2 / (m - c))).reshape(ones),)
+
+    return record("var", total(off * off, axes, keepdim) / (m - c), (input,), pullback)
 
 
 def amax(input: Tensor, dim: Dim = None, keepdim: bool = False) -> Tensor:

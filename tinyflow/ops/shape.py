@@ -1,4 +1,4 @@
-"""Moving entries about: reshape, permute, pad, slice, concat, split. No arithmetic."""
+"""Moving entries about: reshape, permute, pad, slice, join, split. No arithmetic."""
 
 from __future__ import annotations
 
@@ -100,6 +100,13 @@ def transpose(input: Tensor, dim0: int, dim1: int) -> Tensor:
     return permute(input, order)
 
 
+def squeeze(input: Tensor, dim: int | Sequence[int] | None = None) -> Tensor:
+    """Axes of length 1 left out: all, or those in `dim`; see :func:`reshape`."""
+    shape = array_of("squeeze", input).shape
+    axes = range(len(shape)) if dim is None else axes_of("squeeze", dim, len(shape))
+    return reshape(input, [n for i, n in enumerate(shape) if n != 1 or i not in axes])
+
+
 def pad(input: Tensor, pad: Sequence[int], value: float = 0.0) -> Tensor:
     """A border of `value` around x;  ∂L/∂x = g without the border.
 
@@ -175,16 +182,8 @@ _LISTED = (list, tuple)
 
 def concat(tensors: Iterable[Tensor], dim: int = 0) -> Tensor:
     """y = [x₁ | … | xₙ] along `dim`;  ∂L/∂xᵢ = the slice of g that xᵢ filled."""
-    given = tensors
-    if not isinstance(tensors, _LISTED):  # a generator can be read only once
-        tensors = list(tensors) if isinstance(tensors, Iterator) else []
-    if not tensors:
-        kind = ValueError if isinstance(given, _LISTED) else TypeError
-        raise kind(f"concat: tensors must be a list of some, not {shown(given)}")
-    arrays = [array_of("concat", t, f"tensors[{i}]") for i, t in enumerate(tensors)]
+    tensors, arrays = _several("concat", tensors)
     axis = axis_of("concat", dim, arrays[0].ndim)
-    if len(arrays) > 1:
-        same_dtype("concat", ("tensors",), *arrays)
     others = [(*a.shape[:axis], *a.shape[axis + 1 :]) for a in arrays]
     for i, a in enumerate(arrays):
         if others[i] != others[0]:
@@ -200,6 +199,41 @@ def concat(tensors: Iterable[Tensor], dim: int = 0) -> Tensor:
 
     y = engine(arrays[0]).concat(arrays, axis)
     return record("concat", y, tensors, pullback)
+
+
+def stack(tensors: Iterable[Tensor], dim: int = 0) -> Tensor:
+    """Tensors of one shape, side by side along a new axis `dim`;  ∂L/∂xᵢ = g at i."""
+    tensors, arrays = _several("stack", tensors)
+    axis = axis_of("stack", dim, arrays[0].ndim + 1)
+    for i, a in enumerate(arrays):
+        if a.shape != arrays[0].shape:
+            raise ValueError(
+                f"stack: tensors[{i}] {a.shape} and tensors[0] {arrays[0].shape} differ"
+            )
+    places: list[tuple[Any, ...]] = [
+        (*(slice(None),) * axis, i) for i in range(len(arrays))
+    ]
+
+    def pullback(g: Array, need: tuple[bool, ...]) -> list[Array]:
+        return [g[place] for place in places]
+
+    return record("stack", array_module(*arrays).stack(arrays, axis), tensors, pullback)
+
+
+def _several(
+    op: str, tensors: Iterable[Tensor]
+) -> tuple[Sequence[Tensor], list[Array]]:
+    """The tensors in a list, and their arrays, of one dtype."""
+    given = tensors
+    if not isinstance(tensors, _LISTED):  # a generator can be read only once
+        tensors = list(tensors) if isinstance(tensors, Iterator) else []
+    if not tensors:
+        kind = ValueError if isinstance(given, _LISTED) else TypeError
+        raise kind(f"{op}: tensors must be a list of some, not {shown(given)}")
+    arrays = [array_of(op, t, f"tensors[{i}]") for i, t in enumerate(tensors)]
+    if len(arrays) > 1:
+        same_dtype(op, ("tensors",), *arrays)
+    return tensors, arrays
 
 
 _SIZES = "split_size_or_sections"
