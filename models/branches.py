@@ -15,7 +15,7 @@ does and rounds up. In brackets stand branches of a branch:
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 
 from tinyflow import nn, ops
 from tinyflow.tape import mark
@@ -144,3 +144,33 @@ def chain(text: str, cin: int, unit: Unit) -> tuple[list[nn.Module], int]:
     """Layers one after the other, as of a stem, and their number of outputs."""
     layers, cout = _sequence(text, cin, unit, False)
     return list(layers), cout
+
+
+class Auxiliary(nn.Module):
+    """A classifier on a map in the middle of Inception-v3 and Inception-ResNet-v2.
+
+    Average over 5x5 with stride 3, 1x1 to 128, 5x5 to 768, average, linear layer.
+    """
+
+    def __init__(self, cin: int, num_classes: int, unit: Unit, rng: nn.Rng) -> None:
+        self.pool = nn.AvgPool2d(5, 3)
+        self.conv = nn.Sequential(*chain("128 768@5V", cin, unit)[0])
+        self.avgpool = nn.GlobalAvgPool2d()
+        self.fc = nn.Linear(768, num_classes, std=0.001, rng=rng)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, cin, H, W), at least 17x17 → logits (N, num_classes)."""
+        logits: Tensor = self.fc(self.avgpool(self.conv(self.pool(x))))
+        return logits
+
+
+def tapped(
+    layers: Iterable[nn.Module], x: Tensor, taps: Mapping[int, nn.Module]
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Run layers, and on the outputs of some of them, by number, a classifier each."""
+    found = []
+    for i, layer in enumerate(layers):
+        x = layer(x)
+        if i in taps:
+            found.append(taps[i](x))
+    return x, tuple(found)

@@ -6,16 +6,18 @@ max pool of 2x2, and 3x3 where the paper has 5x5 convolutions (its issue 906).
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 from tinyflow import nn
+from tinyflow.heads import Heads, Output
 from tinyflow.network import Network
 from tinyflow.tensor import Tensor
 
-from .branches import Mixed, Unit, chain, conv_unit
+from .branches import Mixed, Unit, chain, conv_unit, tapped
 
 STEM = "64@7/2 max/2C 64 192@3 max/2C"
-POOL = "max"
+POOL, TAPS = "max", (3, 6)
 BLOCKS = (  # 1x1; 3x3 reduced, 3x3; 5x5 reduced, 5x5; behind the pool: Table 1
     (64, 96, 128, 16, 32, 32),
     (128, 128, 192, 32, 96, 64),
@@ -44,11 +46,39 @@ def plain_unit(rng: nn.Rng) -> Unit:
     return unit
 
 
+class Head(nn.Module):
+    """A classifier on a map in the middle: average to 4x4, 1x1 to 128, 1024, classes.
+
+    The paper's average is over 5x5 with stride 3, which gives 4x4 of 14x14, the map of
+    images of 224 pixels; torchvision's, and here that of all others, is adaptive.
+    """
+
+    def __init__(
+        self, cin: int, num_classes: int, pool: nn.Module, unit: Unit, rng: nn.Rng
+    ) -> None:
+        self.pool, self.flatten = pool, nn.Flatten()
+        self.conv = unit(cin, 128, (1, 1), 1, (0, 0))
+        he = math.sqrt(2 / 2048)
+        self.classifier = nn.Sequential(
+            nn.Linear(2048, 1024, std=he, rng=rng),
+            nn.ReLU(),
+            nn.Dropout(0.7, rng=rng),
+            nn.Linear(1024, num_classes, rng=rng),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, cin, H, W) → logits (N, num_classes)."""
+        logits: Tensor = self.classifier(self.flatten(self.conv(self.pool(x))))
+        return logits
+
+
 class GoogLeNet(nn.Module):
     """Stem, nine blocks of branches, global average, one linear layer.
 
     Args:
         norm: torchvision's, with batch normalisation; else the paper's.
+        auxiliary: two more classifiers, after blocks 4a and 4d, whose losses count 0.3
+            each in training.
         dropout: probability, of the averaged features; None: the paper's 0.4 or
             torchvision's 0.2.
         num_classes, image_size, in_channels: of the data.
@@ -58,6 +88,7 @@ class GoogLeNet(nn.Module):
     def __init__(
         self,
         norm: bool = False,
+        auxiliary: bool = False,
         *,
         dropout: float | None = None,
         num_classes: int,
@@ -70,7 +101,8 @@ class GoogLeNet(nn.Module):
         layers, cin = chain(STEM, in_channels, unit)
         pools = [nn.MaxPool2d(3, 2, ceil_mode=True)]
         pools += [nn.MaxPool2d(2 if norm else 3, 2, ceil_mode=True)]
-        for row in BLOCKS:
+        self.heads, taps = nn.ModuleList(), []
+        for i, row in enumerate(BLOCKS):
             if isinstance(row, str):
                 layers.append(pools.pop(0))
                 continue
@@ -78,20 +110,30 @@ class GoogLeNet(nn.Module):
             text = f"1x1: {a} | 3x3: {r3} {b}@3 | 5x5: {r5} {c}@{large} | pool: max {p}"
             layers.append(block := Mixed(text, cin, unit))
             cin = block.channels
+            if auxiliary and i in TAPS:
+                exact = image_size == 224 and not norm
+                pool = nn.AvgPool2d(5, 3) if exact else nn.AdaptiveAvgPool2d(4)
+                self.heads.append(Head(cin, num_classes, pool, unit, rng))
+                taps.append(len(layers) - 1)
+        self.taps = tuple(taps)
         self.features = nn.Sequential(*layers)
         self.avgpool = nn.GlobalAvgPool2d()
         usual = 0.2 if norm else 0.4
         self.dropout = nn.Dropout(usual if dropout is None else dropout, rng=rng)
         self.fc = nn.Linear(cin, num_classes, rng=rng)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Images (N, C, S, S) → logits (N, num_classes)."""
-        logits: Tensor = self.fc(self.dropout(self.avgpool(self.features(x))))
-        return logits
+    def forward(self, x: Tensor) -> Output:
+        """Images (N, C, S, S) → logits (N, num_classes); in training those of all."""
+        pairs = zip(self.taps, self.heads, strict=True)
+        y, others = tapped(self.features, x, dict(pairs) if self.training else {})
+        logits: Tensor = self.fc(self.dropout(self.avgpool(y)))
+        return Heads(logits, others, 0.3) if others else logits
 
 
-PAPER = "Szegedy et al. 2014"
+_row = partial(Network, native=224, smallest=15, paper="Szegedy et al. 2014")
 NETWORKS = [
-    Network("googlenet", GoogLeNet, 224, smallest=15, paper=PAPER),
-    Network("googlenet_bn", partial(GoogLeNet, True), 224, smallest=15, paper=PAPER),
+    _row("googlenet", GoogLeNet),
+    _row("googlenet_aux", partial(GoogLeNet, auxiliary=True)),
+    _row("googlenet_bn", partial(GoogLeNet, True)),
+    _row("googlenet_bn_aux", partial(GoogLeNet, True, True)),
 ]

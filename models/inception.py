@@ -6,11 +6,14 @@ The blocks are those of its published code, as torchvision has them: the paper's
 
 from __future__ import annotations
 
+from functools import partial
+
 from tinyflow import nn
+from tinyflow.heads import Heads, Output
 from tinyflow.network import Network
 from tinyflow.tensor import Tensor
 
-from .branches import Mixed, chain, conv_unit
+from .branches import Auxiliary, Mixed, chain, conv_unit, tapped
 
 STEM = "32@3/2V 32@3V 64@3 max/2V 80 192@3V max/2V"
 
@@ -44,10 +47,15 @@ BLOCKS = (
 )
 
 
+TAP = 7  # the block whose output the auxiliary classifier reads
+
+
 class InceptionV3(nn.Module):
     """Stem, eleven blocks of branches, global average, one linear layer.
 
     Args:
+        auxiliary: a second classifier after the fourth block with 7x7, whose loss
+            counts 0.4 in training. It needs maps of 17x17, images of 299x299.
         dropout: probability, of the averaged features; the paper's code has a half.
         num_classes, image_size, in_channels: of the data.
         rng: where the initial weights come from.
@@ -55,6 +63,7 @@ class InceptionV3(nn.Module):
 
     def __init__(
         self,
+        auxiliary: bool = False,
         *,
         dropout: float = 0.5,
         num_classes: int,
@@ -64,20 +73,29 @@ class InceptionV3(nn.Module):
     ) -> None:
         unit = conv_unit(rng)
         layers, cin = chain(STEM, in_channels, unit)
-        for text in BLOCKS:
+        self.tap, self.auxiliary = len(layers) + TAP, None
+        for i, text in enumerate(BLOCKS):
             layers.append(block := Mixed(text, cin, unit, border=True))
             cin = block.channels
+            if auxiliary and i == TAP:
+                self.auxiliary = Auxiliary(cin, num_classes, unit, rng)
         self.features = nn.Sequential(*layers)
         self.avgpool = nn.GlobalAvgPool2d()
         self.dropout = nn.Dropout(dropout, rng=rng)
         self.fc = nn.Linear(cin, num_classes, std=0.1 / cin**0.5, rng=rng)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Images (N, C, S, S) → logits (N, num_classes)."""
-        logits: Tensor = self.fc(self.dropout(self.avgpool(self.features(x))))
-        return logits
+    def forward(self, x: Tensor) -> Output:
+        """Images (N, C, S, S) → logits (N, num_classes); in training those of both."""
+        taps = {}
+        if self.training and self.auxiliary is not None:
+            taps[self.tap] = self.auxiliary
+        y, others = tapped(self.features, x, taps)
+        logits: Tensor = self.fc(self.dropout(self.avgpool(y)))
+        return Heads(logits, others, 0.4) if others else logits
 
 
+_row = partial(Network, native=299, paper="Szegedy et al. 2015")
 NETWORKS = [
-    Network("inception_v3", InceptionV3, 299, smallest=75, paper="Szegedy et al. 2015")
+    _row("inception_v3", InceptionV3, smallest=75),
+    _row("inception_v3_aux", partial(InceptionV3, True), smallest=299),
 ]

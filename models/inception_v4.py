@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from functools import partial
 
 from tinyflow import nn
+from tinyflow.heads import Heads, Output
 from tinyflow.network import Network
 from tinyflow.ops import relu
 from tinyflow.tape import mark
 from tinyflow.tensor import Tensor, fork
 
-from .branches import Branches, Mixed, Unit, chain, conv_unit
+from .branches import Auxiliary, Branches, Mixed, Unit, chain, conv_unit, tapped
 
 PAPER = "Szegedy et al. 2016"
 V4_STEM = (
@@ -141,6 +142,8 @@ class InceptionResNet(nn.Module):
 
     Args:
         plan: one of `RESIDUAL`, by name.
+        auxiliary: a second classifier after the second stage, whose loss counts 0.4 in
+            training. It needs maps of 17x17, images of 299x299.
         dropout: probability, of the averaged features; the paper's is 0.2.
         num_classes, image_size, in_channels: of the data.
         rng: where the initial weights come from.
@@ -149,6 +152,7 @@ class InceptionResNet(nn.Module):
     def __init__(
         self,
         plan: str,
+        auxiliary: bool = False,
         *,
         dropout: float = 0.2,
         num_classes: int,
@@ -157,12 +161,16 @@ class InceptionResNet(nn.Module):
         rng: nn.Rng,
     ) -> None:
         built, unit = RESIDUAL[plan], conv_unit(rng)
+        self.tap, self.auxiliary = 0, None
         layers, c = mixed(built.stem, in_channels, unit)
         for i, (text, count, factor) in enumerate(built.stages):
             final = bool(built.head) and i == len(built.stages) - 1
             for k in range(count):
                 last = final and k == count - 1
                 layers.append(Residual(text, c, factor, unit, rng, last))
+            if auxiliary and i == 1:
+                self.tap = len(layers) - 1
+                self.auxiliary = Auxiliary(c, num_classes, unit, rng)
             if i < len(built.between):
                 layers.append(block := Mixed(built.between[i], c, unit))
                 c = block.channels
@@ -174,10 +182,14 @@ class InceptionResNet(nn.Module):
         self.dropout = nn.Dropout(dropout, rng=rng)
         self.fc = nn.Linear(c, num_classes, rng=rng)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Images (N, C, S, S) → logits (N, num_classes)."""
-        logits: Tensor = self.fc(self.dropout(self.avgpool(self.features(x))))
-        return logits
+    def forward(self, x: Tensor) -> Output:
+        """Images (N, C, S, S) → logits (N, num_classes); in training those of both."""
+        taps = {}
+        if self.training and self.auxiliary is not None:
+            taps[self.tap] = self.auxiliary
+        y, others = tapped(self.features, x, taps)
+        logits: Tensor = self.fc(self.dropout(self.avgpool(y)))
+        return Heads(logits, others, 0.4) if others else logits
 
 
 class InceptionV4(nn.Module):
@@ -223,16 +235,12 @@ def mixed(texts: tuple[str, ...], cin: int, unit: Unit) -> tuple[list[nn.Module]
     return layers, cin
 
 
+_row = partial(Network, native=299, smallest=75, paper=PAPER)
 NETWORKS = [
-    Network("inception_v4", InceptionV4, 299, smallest=75, paper=PAPER),
+    _row("inception_v4", InceptionV4),
     *(
-        Network(
-            f"inception_resnet_{plan}",
-            partial(InceptionResNet, plan),
-            299,
-            smallest=75,
-            paper=PAPER,
-        )
+        _row(f"inception_resnet_{plan}", partial(InceptionResNet, plan))
         for plan in RESIDUAL
     ),
+    _row("inception_resnet_v2_aux", partial(InceptionResNet, "v2", True), smallest=299),
 ]

@@ -22,6 +22,11 @@ COUNTS = {
     "inception_resnet_v2_paper": (32_433_928, 9_257_953_632, 30_310_378),
     "inception_resnet_v2": (55_843_464, 13_155_794_016, 54_321_834),
 }
+WITH_HEADS = {  # the same with auxiliary classifiers
+    "googlenet_bn_aux": (13_004_888, None),
+    "inception_v3_aux": (27_161_264, 24_371_444),
+    "inception_resnet_v2_aux": (59_211_120, 56_928_180),
+}
 QUICK = ("googlenet", "googlenet_bn")
 SIZES = {name: 32 if name in QUICK else 139 for name in COUNTS}
 
@@ -42,6 +47,81 @@ def test_counts_equal_the_papers(name):
     assert models.count_macs(model, side) == macs
     model = models.build_model(name, num_classes=10, **how)
     assert models.count_parameters(model) == small
+
+
+@pytest.mark.parametrize("name", WITH_HEADS)
+def test_counts_with_auxiliary_classifiers(name):
+    side = models.find(name).native
+    for classes, expected in zip((1000, 10), WITH_HEADS[name], strict=True):
+        how = {"num_classes": classes, "image_size": side, "seed": None}
+        found = models.count_parameters(models.build_model(name, **how))
+        assert expected in (None, found)
+    assert models.count_macs(models.build_model(name, **how), side) == (
+        models.count_macs(models.build_model(name.removesuffix("_aux"), **how), side)
+    )
+
+
+def quiet(model):
+    """Without dropout."""
+    for _, module in model.named_modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    return model
+
+
+def test_heads_count_as_the_paper_has_them():
+    """L + 0.3 (L₁ + L₂), in a training step, in a probe and in PyTorch."""
+    torch = pytest.importorskip("torch")
+    from tests.oracles.torch_inception import Layers, googlenet, googlenet_heads
+
+    model = quiet(models.build_model("googlenet_bn_aux", seed=3)).to(dtype="float64")
+    rng = np.random.default_rng(0)
+    images, labels = rng.standard_normal((4, 3, 32, 32)), rng.integers(0, 10, 4)
+    layers = Layers(model)
+    own = [p for name, p in layers.p.items() if name.startswith("heads.")]
+    layers.left = layers.left[len(own) :]
+    of = torch.nn.functional.cross_entropy
+    right = torch.tensor(labels)
+    expected = of(googlenet(layers, torch.tensor(images)), right)
+    assert not layers.left
+    layers.left = own
+    expected = expected + 0.3 * sum(of(y, right) for y in googlenet_heads(layers))
+    expected.backward()
+    assert not layers.left
+
+    p = flow.probe(model, images, labels)
+    assert p.loss.item() == pytest.approx(expected.item(), rel=1e-9)
+    terms = flow.block_terms(p.tape)
+    assert len(terms) == 9 and max(t.closure for t in terms) <= 1e-12
+    rule = SGD(list(model.named_parameters()), 0.0)
+    taken = train_step(model.train(), images, labels, rule)
+    assert taken.loss == pytest.approx(expected.item(), rel=1e-9)
+    for name, parameter in model.named_parameters():
+        other = layers.p[name].grad.numpy()
+        error = float(np.abs(parameter.grad - other).max())
+        assert error <= 1e-9 * max(float(np.abs(other).max()), 1e-3), name
+    alone = model.eval()(Tensor(images))
+    assert isinstance(alone, Tensor) and alone.shape == (4, 10)
+
+
+def test_the_papers_heads_average_over_windows_at_its_size():
+    large = models.build_model("googlenet_aux", image_size=224, seed=None)
+    small = models.build_model("googlenet_aux", image_size=32, seed=None)
+    pools = [type(m.heads[0].pool).__name__ for m in (large, small)]
+    assert pools == ["AvgPool2d", "AdaptiveAvgPool2d"]
+    assert models.count_parameters(large) == models.count_parameters(small)
+
+
+def test_a_run_with_heads_is_trained_and_found_again(tmp_path):
+    from tinyflow.train import TrainConfig, train
+    from tinyflow.train.trained import find_trained
+
+    network, place = models.find("googlenet_aux"), tmp_path / "run"
+    how = {"batch_size": 8, "limit_train": 16, "limit_test": 8, "lr": 1e-4}
+    result = train(TrainConfig(network, epochs=1, mixup=0.2, output=place, **how))
+    assert len(result.rows) == 1
+    found = find_trained(place, models.find)
+    assert found.told.model == "googlenet_aux" and len(found.model.heads) == 2
 
 
 def built(name, batch=2):

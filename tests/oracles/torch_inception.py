@@ -22,6 +22,7 @@ class Layers:
             for name, array in ((n, p.data) for n, p in model.named_parameters())
         }
         self.left, self.norm = list(self.p.values()), norm
+        self.seen = []  # the maps that auxiliary classifiers read
 
     def take(self, *shape):
         found = self.left.pop(0)
@@ -65,13 +66,23 @@ def googlenet(t, x):
     x = block(x, 64, 96, 128, 16, 32, 32)
     x = F.max_pool2d(block(x, 128, 128, 192, 32, 96, 64), 3, 2, ceil_mode=True)
     x = block(x, 192, 96, 208, 16, 48, 64)
+    t.seen.append(x)
     x = block(x, 160, 112, 224, 24, 64, 64)
     x = block(x, 128, 128, 256, 24, 64, 64)
     x = block(x, 112, 144, 288, 32, 64, 64)
+    t.seen.append(x)
     x = block(x, 256, 160, 320, 32, 128, 128)
     x = F.max_pool2d(x, last, 2, ceil_mode=True)
     x = block(x, 256, 160, 320, 32, 128, 128)
     return t.classify(block(x, 384, 192, 384, 48, 128, 128))
+
+
+def googlenet_heads(t, classes=10):
+    """The logits of both, given weights that begin with theirs."""
+    for x in t.seen:
+        x = t.conv(F.adaptive_avg_pool2d(x, 4), 128).flatten(1)
+        x = F.relu(F.linear(x, t.take(1024, 2048), t.take(1024)))
+        yield F.linear(x, t.take(classes, 1024), t.take(classes))
 
 
 def old_stem(t, x):

@@ -10,6 +10,7 @@ import numpy as np
 
 from tinyflow import nn, ops
 from tinyflow.backend import Array, array_module
+from tinyflow.heads import loss_of
 from tinyflow.lengths import exponent, trusted
 from tinyflow.retain import EDGES
 from tinyflow.state import in_mode
@@ -30,7 +31,7 @@ class Probe:
 
     Attributes:
         tape: retained every edge.
-        loss: mean cross-entropy of the batch.
+        loss: mean cross-entropy of the batch, of all classifiers in training mode.
         images: the input, on whose batch everything is conditional.
         training: whether normalisation used the batch's own statistics, which couples
             its samples, or the running ones.
@@ -77,7 +78,8 @@ def probe(
         with in_mode(model, training):
             with Tape(retain) as tape:
                 watch(tape)
-                loss = ops.cross_entropy(model(tape.watch(x)), labels)
+                output = model(tape.watch(x))
+                loss = loss_of(output, lambda y: ops.cross_entropy(y, labels))
             tape.backward(loss)
     finally:
         for name, b in model.named_buffers():

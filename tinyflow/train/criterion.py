@@ -6,6 +6,7 @@ from typing import TypeAlias
 
 from tinyflow.backend import Array
 from tinyflow.data.mixing import Mixed
+from tinyflow.heads import Output, loss_of
 from tinyflow.ops import cross_entropy
 from tinyflow.tensor import Tensor
 
@@ -14,21 +15,24 @@ Labels: TypeAlias = Array | Mixed
 
 
 def criterion(
-    logits: Tensor, labels: Labels, *, label_smoothing: float = 0.0
+    output: Output, labels: Labels, *, label_smoothing: float = 0.0
 ) -> Tensor:
     """Mean cross-entropy; of blended images λ L(first) + (1 - λ) L(second).
 
     Args:
-        logits: (N, K).
+        output: logits (N, K), or those of several classifiers.
         labels: N of them.
         label_smoothing: ε of the loss.
     """
+
+    def mean(labels: Array) -> Tensor:
+        return loss_of(
+            output, lambda x: cross_entropy(x, labels, label_smoothing=label_smoothing)
+        )
+
     if not isinstance(labels, Mixed):
-        return cross_entropy(logits, labels, label_smoothing=label_smoothing)
-    first, second = (
-        cross_entropy(logits, part, label_smoothing=label_smoothing)
-        for part in (labels.first, labels.second)
-    )
+        return mean(labels)
+    first, second = mean(labels.first), mean(labels.second)
     return labels.weight * first + (1 - labels.weight) * second
 
 

@@ -14,6 +14,7 @@ from tinyflow import Tensor, nn
 from tinyflow.backend import choose_device
 from tinyflow.data import ImageSet, Loader
 from tinyflow.data.mean_image import centred, mean_image
+from tinyflow.heads import logits_of
 from tinyflow.kernels.native.library import load
 from tinyflow.optim import Optimizer
 from tinyflow.train import precision
@@ -219,7 +220,8 @@ def _try(model: nn.Module, loader: Loader, n: int) -> None:
     before = {name: array.copy() for name, array in model.named_buffers()}
     images = np.zeros((n, *data.shape), loader.dtype)
     for training in (False, True):
-        logits = model.train(training)(Tensor(images))
+        output = model.train(training)(Tensor(images))
+        logits = logits_of(output) if training else output
         if not isinstance(logits, Tensor):
             raise ValueError(f"its output is a {type(logits).__name__}, not a Tensor")
         if logits.shape != (n, data.num_classes):

@@ -12,6 +12,7 @@ import numpy as np
 from tinyflow import Tape, Tensor, nn
 from tinyflow.backend import Array, asarray, device_of, numbers
 from tinyflow.data import ImageSet
+from tinyflow.heads import logits_of
 from tinyflow.kernels.engine import engine
 from tinyflow.ops import cross_entropy
 from tinyflow.optim import Optimizer, clip_grad_norm, grad_norm
@@ -199,9 +200,10 @@ def _forward_backward(
     images, labels = batch
     parameters = optimizer.parameters.values()
     with Tape(fuse=True) if inspect is None else Tape(EDGES) as tape:
-        logits = model(Tensor(images))
-        loss = criterion(logits, labels, label_smoothing=label_smoothing)
-    loss_now, correct = numbers(before.marked(loss.data), _correct(logits, labels))
+        output = model(Tensor(images))
+        loss = criterion(output, labels, label_smoothing=label_smoothing)
+    hits = _correct(logits_of(output), labels)
+    loss_now, correct = numbers(before.marked(loss.data), hits)
     what = ""
     if not np.isfinite(loss_now):
         (loss_now,) = numbers(loss.data)
@@ -221,7 +223,7 @@ def _forward_backward(
                 clip_grad_norm(parameters, clip_grad, norm)
             return StepResult(loss_now, int(correct), norm)
         what = f"the gradient's norm became {norm}"
-    del tape, logits, loss
+    del tape, output, loss
     before.restore()
     smoothing = {"label_smoothing": label_smoothing}
     raise FloatingPointError(what + first_bad_value(model, images, labels, **smoothing))

@@ -24,6 +24,7 @@ import numpy as np
 from tinyflow import Tape, Tensor, nn
 from tinyflow.backend import Array, array_module, asarray, device_of
 from tinyflow.data.mixing import Mixed
+from tinyflow.heads import logits_of
 from tinyflow.kernels.cuda import launch
 from tinyflow.kernels.cuda.engine import CudaEngine
 from tinyflow.kernels.cuda.settings import settings
@@ -31,9 +32,8 @@ from tinyflow.kernels.cuda.update import Recording
 from tinyflow.kernels.cuda.weights import Copies
 from tinyflow.kernels.engine import engine
 from tinyflow.kernels.geometry import Shape
-from tinyflow.ops import cross_entropy
 from tinyflow.optim import Optimizer
-from tinyflow.train.criterion import Labels
+from tinyflow.train.criterion import Labels, criterion
 from tinyflow.train.step import Answer, Look, StepResult, train_step
 
 T = TypeVar("T")
@@ -273,11 +273,9 @@ class CapturedStep:
         self.optimizer.zero_grad()
         with run.aside.of(p.data for p in parameters if settings().overlap):
             with Tape(fuse=True) as tape:
-                logits = self.model(Tensor(images))
-                loss = cross_entropy(
-                    logits, labels, label_smoothing=self.label_smoothing
-                )
-            correct = run.hits(logits.data, labels)
+                output = self.model(Tensor(images))
+                loss = criterion(output, labels, label_smoothing=self.label_smoothing)
+            correct = run.hits(logits_of(output).data, labels)
             tape.backward(loss, release=True)
         gradients = [p.grad for p in parameters if p.grad is not None]
         norm = run.updates.norm(gradients, self.clip_grad)
