@@ -93,6 +93,10 @@ def test_heads_count_as_the_paper_has_them():
     assert p.loss.item() == pytest.approx(expected.item(), rel=1e-9)
     terms = flow.block_terms(p.tape)
     assert len(terms) == 9 and max(t.closure for t in terms) <= 1e-12
+    assert all(t.kind == "branches" for t in terms)
+    assert ["other" in t.shares for t in terms] == 3 * [False] + [
+        *(True, False, False, True, False, False)
+    ]  # 4b and 4e read maps that a classifier reads, too
     rule = SGD(list(model.named_parameters()), 0.0)
     taken = train_step(model.train(), images, labels, rule)
     assert taken.loss == pytest.approx(expected.item(), rel=1e-9)

@@ -152,7 +152,8 @@ def find_blocks(tape: Tape) -> list[Block]:
 
 def _block(tape: Tape, path: str, h: Node) -> Block:
     x = tape[f"{path}.in"]
-    fork = _fork(tape, x, h)
+    inside = _inside(x, h)
+    fork = _fork(tape, x, h, inside)
     residual = _labelled(tape, fork, "residual", h)
     shortcut = _labelled(tape, fork, "shortcut", h)
     kind, f = "plain", h
@@ -165,11 +166,11 @@ def _block(tape: Tape, path: str, h: Node) -> Block:
         side = next(e for e in h.edges if e.producer is not fork)
         f = side.producer
     scale = squeeze = None
-    gates = _gates(tape, x, h)
+    gates = _gates(tape, inside, x)
     if len(gates) == 1:  # of several the residual branch is left whole
         scale, f = gates[0], gates[0].producer
         squeeze = tape.edge(f, "squeeze")
-    branches = _branches(tape, fork, h) if residual is scale is None else {}
+    branches = _branches(tape, fork, inside) if residual is scale is None else {}
     if branches and shortcut is None:
         kind = "branches"
     out = tape.names.get(path)
@@ -178,19 +179,34 @@ def _block(tape: Tape, path: str, h: Node) -> Block:
     )
 
 
-def _gates(tape: Tape, x: Node, h: Node) -> list[Edge]:
+def _inside(x: Node, h: Node) -> set[int]:
+    """The places after x on the tape that lead to h: a block, and no more.
+
+    What else reads x or a value in the block, as an auxiliary classifier, is not of it,
+    whether it stands before h on the tape or behind.
+    """
+    found, ahead = {h.index}, [h]
+    while ahead:
+        for edge in ahead.pop().edges:
+            node = edge.producer
+            if node.index > max(x.index, -1) and node.index not in found:
+                found.add(node.index)
+                ahead.append(node)
+    return found
+
+
+def _gates(tape: Tape, inside: set[int], x: Node) -> list[Edge]:
     """The edges labelled "scale" between x and h."""
-    inside = tape.nodes[x.index + 1 : h.index + 1]
-    edges = (edge for node in inside for edge in node.edges)
+    edges = (edge for i in sorted(inside) for edge in tape.nodes[i].edges)
     return [e for e in edges if e.label == "scale" and e.producer.index > x.index]
 
 
-def _branches(tape: Tape, fork: Node, h: Node) -> dict[str, Edge]:
-    """The edges by label into what is forked, if each of them up to h has its own.
+def _branches(tape: Tape, fork: Node, inside: set[int]) -> dict[str, Edge]:
+    """The edges by label into what is forked, if each of them in the block has its own.
 
     Without the shortcut's.
     """
-    edges = [e for e in tape.edges(fork) if e.index <= h.index]
+    edges = [e for e in tape.edges(fork) if e.index in inside]
     found = {edge.label: edge for edge in edges if edge.label}
     if len(found) != len(edges) or len(edges) < 2:
         return {}
@@ -198,11 +214,11 @@ def _branches(tape: Tape, fork: Node, h: Node) -> dict[str, Edge]:
     return found
 
 
-def _fork(tape: Tape, x: Node, h: Node) -> Node:
+def _fork(tape: Tape, x: Node, h: Node, inside: set[int]) -> Node:
     """What the block that ends in `h` forks: all from `x` to there has one reader."""
     start = x
     while x is not h:
-        within = [e for e in tape.edges(x) if e.index <= h.index]
+        within = [e for e in tape.edges(x) if e.index in inside]
         if len(within) != 1:
             return x
         x = tape.nodes[within[0].index]
@@ -236,7 +252,7 @@ def split(tape: Tape, block: Block) -> dict[str, Array]:
     for name, edge, node in parts:
         g = _message(edge)
         terms[name] = g if node is block.x else tape.pullback(node, g, to=block.x)
-    inside = {e.index for e in tape.edges(block.x) if e.index <= block.h.index}
+    inside = _inside(block.x, block.h)
     for edge in tape.edges(block.x):
         if edge.index not in inside and edge.grad is not None:
             before = terms.get("other")
