@@ -60,8 +60,6 @@ MODULE: Mapping[str, str] = {
 }
 
 NN: Mapping[str, str] = {
-    "CrossEntropyLoss": "ops.cross_entropy(logits, labels)",
-    "MSELoss": "((y - target) ** 2).mean()",
     "ModuleDict": "keep them in a dictionary, self.layers = {...}",
     "Parameter": "Tensor(array, requires_grad=True)",
     "Softmax": "x.softmax(dim) in forward",
@@ -94,9 +92,9 @@ TINYFLOW: Mapping[str, str] = {
 
 
 OPS: Mapping[str, str] = {
+    "binary_cross_entropy_with_logits": "ops.bce_with_logits(x, target)",
     "cat": "ops.concat(tensors, dim)",
     "max": "ops.amax(x, dim)",
-    "mse_loss": "((y - target) ** 2).mean()",
 }
 
 

@@ -1,5 +1,7 @@
 """Layers beside PyTorch's of the same name, with every argument they pass on."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -10,11 +12,15 @@ X = RNG.normal(0, 3, (2, 4, 9, 9))
 G = RNG.normal(size=(2, 4, 9, 9))
 
 
+def part(shape):
+    return G.flat[: math.prod(shape)].reshape(shape)
+
+
 def both(layer, x=X):
-    """A layer's output and ∂⟨y, g⟩/∂x; g is the first part of `G`."""
+    """A layer's output and ∂⟨y, g⟩/∂x; g is the first of `G`."""
     with Tape() as tape:
         y = layer(t := Tensor(x, requires_grad=True))
-        g = G[tuple(map(slice, y.shape))]
+        g = part(y.shape)
         loss = (y * g).sum()
     tape.backward(loss)
     return y.data, t.grad
@@ -23,7 +29,7 @@ def both(layer, x=X):
 def theirs(torch, layer, x=X):
     t = torch.tensor(x, requires_grad=True)
     y = layer(t)
-    (y * torch.tensor(G[tuple(map(slice, y.shape))])).sum().backward()
+    (y * torch.tensor(part(y.shape))).sum().backward()
     return y.detach().numpy(), t.grad.numpy()
 
 
@@ -104,6 +110,44 @@ def test_a_gate_is_the_papers_unless_told_otherwise():
     with pytest.raises(ValueError, match="activation must be one of relu"):
         nn.SqueezeExcitation(4, 2, "gelu", rng=None)
     assert nn.SqueezeExcitation(4, 2, rng=None).activation == "relu"
+
+
+W = np.array([1.0, 0.0, 2.0, 0.5])
+LABELS = np.arange(162).reshape(2, 9, 9) % 4
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "target"),
+    [
+        ("CrossEntropyLoss", {"weight": W, "ignore_index": 2}, LABELS),
+        ("CrossEntropyLoss", {"reduction": "none", "label_smoothing": 0.1}, LABELS),
+        ("NLLLoss", {"weight": W, "ignore_index": 2, "reduction": "sum"}, LABELS),
+        ("MSELoss", {"reduction": "sum"}, G),
+        ("BCEWithLogitsLoss", {"weight": X[0], "pos_weight": X[1]}, G),
+        ("BCEWithLogitsLoss", {"reduction": "none"}, G),
+    ],
+)
+def test_losses_pass_every_argument_on(name, arguments, target):
+    torch = pytest.importorskip("torch")
+
+    def tensors(given):
+        return {
+            k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v
+            for k, v in given.items()
+        }
+
+    loss, other = getattr(nn, name)(**arguments), getattr(torch.nn, name)
+    weights = {k: v for k, v in arguments.items() if isinstance(v, np.ndarray)}
+    assert dict(loss.named_buffers()).keys() == weights.keys()
+    same(
+        both(lambda x: loss(x, target)),
+        theirs(
+            torch, lambda x: other(**tensors(arguments))(x, torch.from_numpy(target))
+        ),
+    )
+    if weights:
+        narrow = loss.to(dtype="float32").state_dict()
+        assert {a.dtype for a in narrow.values()} == {np.dtype("float32")}
 
 
 class Sum(nn.Module):

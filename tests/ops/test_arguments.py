@@ -12,10 +12,8 @@ from hypothesis import strategies as st
 
 import tinyflow
 from tests.ops.arguments import (
-    CALLS,
     FOREIGN,
     KINDS,
-    LAYERS,
     LIKE,
     MAY_BE_EMPTY,
     OPERATORS,
@@ -23,11 +21,9 @@ from tests.ops.arguments import (
     PARTS,
     SIDES,
     call,
-    images,
     kind_of,
-    ones,
-    rng,
 )
+from tests.ops.calls import CALLS, LAYERS, images, ones, rng
 from tinyflow import Tensor, nn, ops
 
 ROOT = str(Path(tinyflow.__file__).parent)

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from tests.ops.arguments import ARRAY, CALLS, arguments_of, call, images, ones, rng
+from tests.ops.arguments import ARRAY, arguments_of, call
+from tests.ops.calls import CALLS, images, ones, rng
 from tests.ops.test_arguments import (
     test_numpy_spellings_give_the_same_bits as try_spellings,
 )

@@ -49,7 +49,9 @@ def test_cross_entropy(n, k, smoothing, reduction, data):
     reduce = {"mean": np.mean, "sum": np.sum, "none": np.asarray}[reduction]
 
     def loss(t):
-        return ops.cross_entropy(t, labels, reduction, label_smoothing=smoothing)
+        return ops.cross_entropy(
+            t, labels, reduction=reduction, label_smoothing=smoothing
+        )
 
     y = loss(Tensor(x))
     np.testing.assert_allclose(y.data, reduce(expected), rtol=1e-12, atol=1e-13)
@@ -95,9 +97,16 @@ X = Tensor(spaced(2, 3))
     [
         (lambda: ops.cross_entropy(X, [0, 3]), r"\[0, 3\), target holds 0 to 3"),
         (lambda: ops.cross_entropy(X, [-1, 0]), "holds -1 to 0"),
-        (lambda: ops.cross_entropy(X, [0]), "N class indices"),
-        (lambda: ops.cross_entropy(X, [[0, 1]]), "N class indices"),
-        (lambda: ops.cross_entropy(Tensor(np.ones(3)), 0), "logits"),
+        (lambda: ops.cross_entropy(X, [0]), r"target \(N, …\) class indices"),
+        (lambda: ops.cross_entropy(X, [[0, 1]]), r"not \(2, 3\) and \(1, 2\)"),
+        (lambda: ops.cross_entropy(Tensor(np.ones(3)), 0), r"input must be \(N, K"),
+        (lambda: ops.cross_entropy(X, [5, 5], ignore_index=5), "no samples other than"),
+        (lambda: ops.nll_loss(X, [-100, 1]), "-100 to 1; .*named by ignore_index"),
+        (lambda: ops.cross_entropy(X, X, ignore_index=0), "ignore_index is for"),
+        (lambda: ops.nll_loss(X, [0, 1], np.ones(2)), r"nll_loss: weight \(2,\)"),
+        (lambda: ops.mse_loss(X, np.ones(3)), r"mse_loss: target \(3,\) must have"),
+        (lambda: ops.mse_loss(Tensor(np.ones(0)), np.ones(0)), "no samples"),
+        (lambda: ops.bce_with_logits(X, X, np.ones((3, 1))), "weight .*broadcast"),
         (lambda: ops.cross_entropy(X, [0, 1], reduction="max"), "reduction"),
         (lambda: ops.cross_entropy(X, [0, 1], label_smoothing=1.5), "label_smoothing"),
         (lambda: ops.cross_entropy(X, [0, 1], label_smoothing=-0.1), "label_smoothing"),

@@ -115,9 +115,11 @@ def labels_row(n: int, k: int, **options: Any) -> Row:
     )
 
 
+BCE = F.binary_cross_entropy_with_logits
 X, Y = spaced(2, 3, 4), spaced(3, 1, seed=1)
 WIDE = spaced(4, 9, low=-8.0, high=8.1)
 IMAGES = spaced(2, 4, 7, 6)
+MAP = np.arange(84).reshape(2, 7, 6) % 4
 WITHOUT_STATISTICS = {"running_mean": None, "running_var": None, "training": True}
 TIES = np.array([[1.0, 3.0, 3.0], [2.0, 2.0, 2.0]])
 
@@ -258,6 +260,21 @@ ROWS = [
             {"label_smoothing": 1.0, "reduction": "none"},
         )
     ),
+    Row(
+        "nll_loss",
+        lambda x: ops.nll_loss(x, MAP, away(4), 2),
+        lambda x: F.nll_loss(
+            x, torch.from_numpy(MAP), torch.from_numpy(away(4)), ignore_index=2
+        ),
+        (IMAGES,),
+        "weight, ignore_index",
+    ),
+    *(
+        row("mse_loss", F.mse_loss, X, spaced(2, 3, 4, seed=1), reduction=r)
+        for r in ("mean", "sum", "none")
+    ),
+    row("bce_with_logits", BCE, WIDE, away(4, 9) - 1),
+    row("bce_with_logits", BCE, WIDE, np.round(away(4, 9) - 1), reduction="none"),
     row("global_avg_pool2d", lambda x: F.adaptive_avg_pool2d(x, 1)[..., 0, 0], IMAGES),
     row("conv2d", F.conv2d, IMAGES, spaced(3, 4, 3, 2, seed=1)),
     row("max_pool2d", F.max_pool2d, IMAGES, kernel_size=2),

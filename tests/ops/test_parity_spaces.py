@@ -192,6 +192,55 @@ def test_group_and_layer_norm(shape, groups, per_group, n, scaled, eps, seed):
 
 
 @given(
+    shape=st.lists(sides, min_size=0, max_size=2),
+    n=sides,
+    k=sides,
+    weighted=st.booleans(),
+    ignored=st.sampled_from([None, 0, -7]),
+    reduction=st.sampled_from(["mean", "sum", "none"]),
+    smoothing=st.sampled_from([0.0, 0.1, 1.0]),
+    seed=seeds,
+)
+def test_cross_entropy(shape, n, k, weighted, ignored, reduction, smoothing, seed):
+    x, w = 3 * spaced(n, k, *shape, seed=seed), away(k, seed=seed + 1)
+    t = np.random.default_rng(seed).integers(0, k, (n, *shape))
+    if ignored is not None:
+        t.flat[::3] = ignored
+        assume(reduction != "mean" or (t != ignored).any())  # theirs is not a number
+    how = {"reduction": reduction, "label_smoothing": smoothing}
+    ours = {"weight": w if weighted else None} | how
+    theirs = {"weight": torch.from_numpy(w) if weighted else None} | how
+    indices = {"ignore_index": -100 if ignored is None else ignored}
+    compare(
+        lambda x: ops.cross_entropy(x, t, ignore_index=ignored, **ours),
+        lambda x: F.cross_entropy(x, torch.from_numpy(t), **indices, **theirs),
+        [x],
+    )
+    compare(
+        lambda x, p: ops.cross_entropy(x, p, **ours),
+        lambda x, p: F.cross_entropy(x, p, **theirs),
+        [x, away(n, k, *shape, seed=seed + 2)],
+    )
+
+
+@given(
+    shape=st.lists(sides, min_size=1, max_size=3),
+    weighted=st.sampled_from([None, "weight", "pos_weight"]),
+    reduction=st.sampled_from(["mean", "sum", "none"]),
+    seed=seeds,
+)
+def test_bce_with_logits(shape, weighted, reduction, seed):
+    w = away(*shape[-1:], seed=seed + 1)
+    ours = {"reduction": reduction} | ({weighted: w} if weighted else {})
+    theirs = ours | ({weighted: torch.from_numpy(w)} if weighted else {})
+    compare(
+        lambda x, t: ops.bce_with_logits(x, t, **ours),
+        lambda x, t: F.binary_cross_entropy_with_logits(x, t, **theirs),
+        [9 * spaced(*shape, seed=seed), away(*shape, seed=seed + 2) - 1],
+    )
+
+
+@given(
     st.sampled_from(["avg", "max"]),
     st.tuples(*[st.integers(1, 9)] * 2),
     st.tuples(*[st.none() | st.integers(1, 9)] * 2),

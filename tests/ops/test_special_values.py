@@ -167,6 +167,70 @@ def test_special_values_in_rows(case, row):
                 alike(*pair, noise=4 * np.finfo(case.dtype).eps)
 
 
+def test_special_values_of_losses(case):
+    """Of logits x and targets t; a term whose factor is 0 is 0, where theirs is NaN."""
+    functional = pytest.importorskip("torch").nn.functional
+    x, t = np.meshgrid(specials(case.dtype), [0.0, 0.25, 1.0], indexing="ij")
+    x, t = x.astype(case.dtype), t.astype(case.dtype)
+    for ours, theirs, held in (
+        (ops.mse_loss, functional.mse_loss, x == x),
+        (
+            ops.bce_with_logits,
+            functional.binary_cross_entropy_with_logits,
+            np.isfinite(x),
+        ),
+    ):
+        inputs = [x[held], t[held]]
+        for pair in both(
+            lambda x, t, f=ours: f(x, t, reduction="none"),
+            lambda x, t, f=theirs: f(x, t, reduction="none"),
+            inputs,
+            np.ones_like(x[held]),
+        ):
+            far = np.minimum(abs(x[held]), 99)
+            alike(*pair, noise=4 * np.finfo(case.dtype).eps * far)
+    x = Tensor(np.array([INF, -INF, INF, -INF], case.dtype), requires_grad=True)
+    with Tape() as tape:
+        y = ops.bce_with_logits(x, np.array([1, 0, 0, 1], case.dtype), reduction="none")
+    tape.backward(y, np.ones_like(x.data))
+    np.testing.assert_array_equal(y.data, [0, 0, INF, INF])
+    np.testing.assert_array_equal(x.grad, [0, 0, 1, -1])
+
+
+@pytest.mark.parametrize("row", ROWS, ids=str)
+def test_special_values_in_rows_of_weighted_classes(case, row):
+    torch = pytest.importorskip("torch")
+    x, w = np.array([row], case.dtype), np.array([1, 2, 0.5, 3], case.dtype)
+    for target in (0, 1):
+        t = np.array([target])
+        calls = [
+            (
+                lambda z, t=t: ops.nll_loss(z, t, w),
+                lambda z, t=t: torch.nn.functional.nll_loss(
+                    z, torch.from_numpy(t), torch.from_numpy(w)
+                ),
+            ),
+            (
+                lambda z, t=t: ops.cross_entropy(z, t, w),
+                lambda z, t=t: torch.nn.functional.cross_entropy(
+                    z, torch.from_numpy(t), torch.from_numpy(w)
+                ),
+            ),
+        ]
+        for call in calls:
+            for pair in both(*call, [x], np.ones((), case.dtype)):
+                alike(*pair, noise=4 * np.finfo(case.dtype).eps)
+
+
+def test_a_class_that_cannot_be_and_is_not_expected_costs_nothing(case):
+    x = Tensor(np.array([[0.0, -INF, 0.0]], case.dtype), requires_grad=True)
+    with Tape() as tape:
+        y = ops.cross_entropy(x, np.array([[0.5, 0, 0.5]], case.dtype))
+    tape.backward(y)
+    np.testing.assert_allclose(y.data, np.log(2), rtol=1e-6)
+    np.testing.assert_array_equal(x.grad, 0)
+
+
 @pytest.mark.parametrize("special", [INF, -INF, NAN])
 @pytest.mark.parametrize("u", [1.0, INF, NAN])
 def test_special_values_in_maps(case, special, u):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from tinyflow import Tape, Tensor, ops
+from tinyflow.backend import asarray
 from tinyflow.testing import check_vjp, spaced
 
 
@@ -41,8 +42,14 @@ def away(*shape: int, seed: int = 0) -> np.ndarray:
 X, Y = spaced(2, 3, 4), spaced(3, 1, seed=1)
 IMAGES = spaced(2, 4, 5, 6)
 LABELS = np.array([2, 0, 1])
+MAP = np.arange(60).reshape(2, 5, 6) % 4
 CHANNELS = (away(4, seed=1), spaced(4, seed=2))
 RUNNING = {"running_mean": spaced(4, seed=3), "running_var": away(4, seed=4)}
+
+
+def constant(x: Tensor, *values: float) -> Any:
+    """An array of the dtype of x, beside it."""
+    return asarray(np.array(values, x.dtype), x.device)
 
 
 def fixed_dropout(x: Tensor) -> Tensor:
@@ -122,6 +129,42 @@ ROWS = [
     row("cross_entropy", spaced(3, 4), target=LABELS),
     row("cross_entropy", spaced(3, 4), target=LABELS, label_smoothing=0.1),
     row("cross_entropy", spaced(3, 4), target=LABELS, reduction="none"),
+    row("cross_entropy", spaced(3, 4), target=LABELS, ignore_index=0),
+    row("cross_entropy", IMAGES, target=MAP, label_smoothing=0.1, ignore_index=3),
+    Row(
+        "cross_entropy",
+        lambda x: ops.cross_entropy(
+            x, MAP, constant(x, 1, 0, 2, 0.5), reduction="none", label_smoothing=0.3
+        ),
+        (IMAGES,),
+        "weight",
+    ),
+    row("cross_entropy", spaced(3, 4), away(3, 4, seed=1), label_smoothing=0.1),
+    Row(
+        "cross_entropy",
+        lambda x, p: ops.cross_entropy(
+            x, p, constant(x, 1, 0, 2, 0.5), reduction="none"
+        ),
+        (IMAGES, away(2, 4, 5, 6, seed=1)),
+        "probabilities, weight",
+    ),
+    row("nll_loss", IMAGES, target=MAP, ignore_index=3),
+    Row(
+        "nll_loss",
+        lambda x: ops.nll_loss(x, LABELS, constant(x, 1, 0, 2, 0.5)),
+        (spaced(3, 4),),
+        "weight",
+    ),
+    *(row("mse_loss", X, X[::-1].copy(), reduction=r) for r in ("mean", "sum", "none")),
+    row("bce_with_logits", 3 * X, away(2, 3, 4) - 1),
+    Row(
+        "bce_with_logits",
+        lambda x, t: ops.bce_with_logits(
+            x, t, constant(x, 1, 0, 2, 0.5), "none", constant(x, 3, 2, 0, 1)
+        ),
+        (3 * X, away(2, 3, 4) - 1),
+        "weights",
+    ),
     row("batch_norm", IMAGES, training=True),
     Row("batch_norm", norm_without_scale, (IMAGES, CHANNELS[1]), "no scale"),
     Row(

@@ -22,6 +22,7 @@ from tinyflow.nn.dropout import Dropout, Dropout2d, StochasticDepth
 from tinyflow.nn.gate import SqueezeExcitation
 from tinyflow.nn.initial import normal, ones, zeros
 from tinyflow.nn.linear import Conv2d, Flatten, Linear
+from tinyflow.nn.loss import BCEWithLogitsLoss, CrossEntropyLoss, MSELoss, NLLLoss
 from tinyflow.nn.norm import BatchNorm2d, GroupNorm, LayerNorm, LocalResponseNorm
 from tinyflow.nn.pooling import (
     AdaptiveAvgPool2d,
@@ -37,8 +38,10 @@ __all__ = [
     "AdaptiveAvgPool2d",
     "AdaptiveMaxPool2d",
     "AvgPool2d",
+    "BCEWithLogitsLoss",
     "BatchNorm2d",
     "Conv2d",
+    "CrossEntropyLoss",
     "Dropout",
     "Dropout2d",
     "Flatten",
@@ -51,9 +54,11 @@ __all__ = [
     "LeakyReLU",
     "Linear",
     "LocalResponseNorm",
+    "MSELoss",
     "MaxPool2d",
     "Module",
     "ModuleList",
+    "NLLLoss",
     "ReLU",
     "ReLU6",
     "Rng",

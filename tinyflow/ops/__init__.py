@@ -37,7 +37,7 @@ from tinyflow.ops.elementwise import (
     where,
 )
 from tinyflow.ops.linear import linear, matmul
-from tinyflow.ops.loss import cross_entropy, log_softmax, softmax
+from tinyflow.ops.loss import bce_with_logits, cross_entropy, mse_loss, nll_loss
 from tinyflow.ops.norm import (
     batch_norm,
     group_norm,
@@ -58,6 +58,7 @@ from tinyflow.ops.shape import (
     stack,
     transpose,
 )
+from tinyflow.ops.softmax import log_softmax, softmax
 
 sweep.add = lambda a, b, out=None: engine(a).add(a, b, out)  # the core knows no kernel
 
@@ -69,6 +70,7 @@ __all__ = [
     "amax",
     "avg_pool2d",
     "batch_norm",
+    "bce_with_logits",
     "clamp",
     "concat",
     "conv2d",
@@ -96,8 +98,10 @@ __all__ = [
     "maximum",
     "mean",
     "minimum",
+    "mse_loss",
     "mul",
     "neg",
+    "nll_loss",
     "pad",
     "permute",
     "pow",
