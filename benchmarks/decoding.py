@@ -142,8 +142,8 @@ def main(
         write_images(Path(folder), images - images % batch or images)
         config = TrainConfig(
             models.find(model),
-            "folder",
-            Path(folder),
+            dataset="folder",
+            data_dir=Path(folder),
             image_size=size,
             workers=workers,
             batch_size=batch,

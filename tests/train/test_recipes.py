@@ -207,7 +207,7 @@ def small(case: tuple[str, str, str], **given: Any) -> tuple[TrainConfig, TrainC
     theirs = {"warmup_epochs": 0.0, "lr": lr, "weight_decay": decay, **shape, **rest}
     if model in ("resnet110", "resnet1202"):
         theirs["slow_until"] = 0.2
-    return ours, TrainConfig(net, dataset, **(theirs | given))
+    return ours, TrainConfig(net, dataset=dataset, **(theirs | given))
 
 
 @pytest.mark.parametrize("case", PAPERS, ids=" ".join)
