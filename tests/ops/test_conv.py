@@ -149,7 +149,7 @@ X, W = ones(2, 4, 5, 5), ones(6, 4, 3, 3)
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: ops.conv2d(ones(4, 5, 5), W), "input must be"),
+        (lambda: ops.conv2d(ones(5, 5), W), "input must be"),
         (lambda: ops.conv2d(X, ones(6, 4, 3)), "weight"),
         (lambda: ops.conv2d(X, ones(6, 3, 3, 3)), "fit together"),
         (lambda: ops.conv2d(X, W, groups=2), "fit together"),

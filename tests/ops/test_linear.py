@@ -62,8 +62,8 @@ def ones(*shape, dtype="float64"):
         (lambda: ops.linear(ones(), ones(1, 1)), "features"),
         (lambda: ops.linear(ones(2, 3), ones(4, 3), ones(3)), "bias"),
         (lambda: ops.linear(ones(2, 3), ones(4, 3), ones(2, 4)), "bias"),
-        (lambda: ops.matmul(ones(3), ones(3, 2)), "must be a matrix"),
-        (lambda: ops.matmul(ones(2, 3), ones(3)), "must be a matrix"),
+        (lambda: ops.matmul(ones(), ones(3, 2)), "must be a vector"),
+        (lambda: ops.matmul(ones(3, 2), ones(3)), "matmul: input .* must be as many"),
         (lambda: ops.matmul(ones(2, 3), ones(2, 3)), "matmul"),
     ],
 )

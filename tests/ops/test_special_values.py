@@ -103,6 +103,17 @@ def test_special_values_of_powers(case, p):
         alike(*pair)
 
 
+def test_special_values_of_tensor_powers(case):
+    values = specials(case.dtype)
+    values = values[np.isnan(values) | (abs(values) < 1e5) | np.isinf(values)]
+    a, b = np.meshgrid(values, values, indexing="ij")
+    eps = np.finfo(case.dtype).eps
+    value, *grads = both(ops.pow, torch_function("pow"), [a, b], np.ones_like(a))
+    alike(*value, noise=64 * eps * abs(value[1]))
+    for ours, theirs in grads:  # a difference in the last digits of y shows here, too
+        alike(ours, theirs, noise=64 * eps * abs(theirs))
+
+
 @pytest.mark.parametrize("approximate", ["none", "tanh"])
 def test_gelu_is_its_limit_at_infinity(case, approximate):
     x = Tensor(np.array([-INF, INF, -1e30, 1e30], case.dtype), requires_grad=True)

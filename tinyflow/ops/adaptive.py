@@ -16,6 +16,7 @@ from tinyflow.kernels.geometry import Window
 from tinyflow.kernels.table import Back, Engine
 from tinyflow.ops.arguments import floats, listed, pair, whole
 from tinyflow.ops.pool import avg_pool2d, max_pool2d
+from tinyflow.ops.shape import one_image
 from tinyflow.tape import record
 from tinyflow.tensor import Tensor
 
@@ -26,13 +27,14 @@ Pool: TypeAlias = Callable[[Engine, Array], tuple[Array, Back]]
 """(engine, a region) to its one pixel, and how a gradient comes back."""
 
 
+@one_image
 def adaptive_avg_pool2d(input: Tensor, output_size: Size) -> Tensor:
     """y[n,c,i,j] = mean of x[n,c] over region (i, j).
 
     ∂L/∂x = Σ g / (the region's pixels) over the regions that x is in.
 
     Args:
-        input: (N, C, H, W).
+        input: (N, C, H, W), or one image (C, H, W).
         output_size: O for (N, C, O, O), or (h, w); None in it keeps the input's size.
 
     Raises:
@@ -41,6 +43,7 @@ def adaptive_avg_pool2d(input: Tensor, output_size: Size) -> Tensor:
     return _pooled("adaptive_avg_pool2d", input, output_size, avg_pool2d, _average)
 
 
+@one_image
 def adaptive_max_pool2d(input: Tensor, output_size: Size) -> Tensor:
     """y[n,c,i,j] = maximum of x[n,c] over region (i, j).
 

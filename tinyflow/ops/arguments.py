@@ -137,11 +137,13 @@ def fits_parameters(op: str, names: Sequence[str], x: Array, *parameters: Any) -
         same_dtype(op, names, x, *parameters)
 
 
-def broadcasts(op: str, a: Sequence[int], b: Sequence[int]) -> None:
+def broadcasts(
+    op: str, a: Sequence[int], b: Sequence[int], second: str = "other"
+) -> None:
     """Refuse the shapes of `input` and `other` that cannot be broadcast together."""
     if not broadcast(a, b):
         raise ValueError(
-            f"{op}: input {tuple(a)} and other {tuple(b)} cannot be broadcast: from "
+            f"{op}: input {tuple(a)} and {second} {tuple(b)} cannot be broadcast: from "
             "the last axis on, sizes must be equal or 1"
         )
 
@@ -284,23 +286,28 @@ def representable(n: float) -> bool:
     return True
 
 
-def operands(op: str, a: Any, b: Any, entries: bool = True) -> tuple[Any, Any]:
+def operands(
+    op: str, a: Any, b: Any, entries: bool = True, second: str = "other"
+) -> tuple[Any, Any]:
     """The arrays of two operands, of one dtype; numbers stay numbers and take it.
 
-    With `entries` they meet entry by entry, and their shapes must broadcast.
+    With `entries` they meet entry by entry, and their shapes must broadcast. The names
+    of the arguments are input and `second`.
     """
-    x, y = _operand(op, a, "input"), _operand(op, b, "other")
+    x, y = _operand(op, a, "input"), _operand(op, b, second)
     if isinstance(x, _NUMBERS):
         if isinstance(y, _NUMBERS):
-            raise TypeError(f"{op}: input or other must be a Tensor, not two numbers")
+            raise TypeError(
+                f"{op}: input or {second} must be a Tensor, not two numbers"
+            )
         fits_dtype(op, x, "input", y.dtype)
     elif isinstance(y, _NUMBERS):
-        fits_dtype(op, y, "other", x.dtype)
+        fits_dtype(op, y, second, x.dtype)
     else:
         if x.dtype != y.dtype or type(x) is not type(y):
-            same_dtype(op, ("input", "other"), x, y)
+            same_dtype(op, ("input", second), x, y)
         if entries and x.shape != y.shape:
-            broadcasts(op, x.shape, y.shape)
+            broadcasts(op, x.shape, y.shape, second)
     return x, y
 
 

@@ -23,12 +23,14 @@ from tinyflow.ops.arguments import (
     shown,
     whole,
 )
+from tinyflow.ops.shape import one_image
 from tinyflow.tape import record
 from tinyflow.tensor import Tensor
 
 Padding = str | int | Sequence[int] | Sequence[Sequence[int]]
 
 
+@one_image
 def conv2d(
     input: Tensor,
     weight: Tensor,
@@ -45,7 +47,7 @@ def conv2d(
     the places w met, ∂L/∂b[k] = Σ g.
 
     Args:
-        input: (N, C, H, W).
+        input: (N, C, H, W), or one image (C, H, W).
         weight: (K, C/groups, kh, kw).
         bias: (K,) or None.
         stride, dilation: a number or (h, w).

@@ -103,10 +103,14 @@ def neg(input: Tensor) -> Tensor:
     return record("neg", -reals("neg", input), (input,), lambda g, need: (-g,))
 
 
-def pow(input: Tensor, exponent: float) -> Tensor:
-    """y = xᵖ for a number p;  ∂L/∂x = g p xᵖ⁻¹, and 0 for p = 0, whatever x is."""
-    if isinstance(exponent, Tensor):  # 2**x: before the base is looked at
-        _exponent(exponent.data, exponent)
+def pow(input: Any, exponent: Any) -> Tensor:
+    """y = aᵇ;  ∂L/∂a = g b aᵇ⁻¹, ∂L/∂b = g y ln a.
+
+    Where b = 0, ∂L/∂a = 0 whatever a is; where a = 0 and b ≥ 0, ∂L/∂b = 0. One of the
+    two may be a number; where the exponent is a tensor, tensors are floating-point.
+    """
+    if isinstance(exponent, Tensor) or getattr(exponent, "ndim", False):
+        return _pow_of_tensors(input, exponent)
     x = reals("pow", input)
     p = _exponent(x, exponent)
 
@@ -116,6 +120,27 @@ def pow(input: Tensor, exponent: float) -> Tensor:
         return (g * (p * _power(x, p - 1)),)
 
     return record("pow", _power(x, p), (input,), pullback)
+
+
+def _pow_of_tensors(input: Any, exponent: Any) -> Tensor:
+    a, b = operands("pow", input, exponent, second="exponent")
+    for x, name in ((a, "input"), (b, "exponent")):
+        if hasattr(x, "dtype") and x.dtype.kind in "iu":
+            raise no_floats("pow", name, x)
+    xp = array_module(a, b)
+    y = a**b
+
+    def pullback(g: Array, need: tuple[bool, ...]) -> tuple[Array | None, ...]:
+        base, power = xp.asarray(a, b.dtype), None
+        if need[0]:
+            less = xp.where(b == 0, 0, b - 1)
+            power = xp.where(b == 0, 0, g * (b * base**less))
+        if not need[1]:
+            return power, None
+        flat = (base == 0) & (b >= 0)
+        return power, xp.where(flat, 0, g * (y * xp.log(xp.where(flat, 1, base))))
+
+    return record("pow", y, (input, exponent), pullback)
 
 
 def _power(x: Array, p: float) -> Array:
@@ -129,8 +154,7 @@ def _exponent(x: Array, exponent: Any) -> float:
     p = scalar(exponent)
     if p is None or isinstance(p, bool) or p != p:
         raise TypeError(
-            f"pow: exponent must be a number, not {shown(exponent)}; of two tensors "
-            "write exp(log(a) * b)"
+            f"pow: exponent must be a number or a Tensor, not {shown(exponent)}"
         )
     fits_dtype("pow", p, "exponent", x.dtype)
     if x.dtype.kind in "iu" and p < 0:

@@ -60,23 +60,33 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def matmul(input: Tensor, other: Tensor) -> Tensor:
     """y = A B, batched over leading axes, which broadcast.
 
-    ∂L/∂A = G Bᵀ, ∂L/∂B = Aᵀ G. Both operands need at least two axes.
+    ∂L/∂A = G Bᵀ, ∂L/∂B = Aᵀ G. A vector is one row of A or one column of B, and the
+    result lacks that axis: of two vectors it is their inner product.
     """
     a, b = operands("matmul", input, other, entries=False)
     for x, name in ((a, "input"), (b, "other")):
-        if getattr(x, "ndim", 0) < 2:
-            raise ValueError(f"matmul: {name} must be a matrix or several")
+        if getattr(x, "ndim", 0) < 1:
+            raise ValueError(f"matmul: {name} must be a vector, a matrix or several")
+    row, column = a.ndim == 1, b.ndim == 1
+    a, b = a[None] if row else a, b[:, None] if column else b
     if a.shape[-1] != b.shape[-2]:
         raise ValueError(
             f"matmul: input {a.shape} has {a.shape[-1]} columns, other {b.shape} "
             f"{b.shape[-2]} rows; they must be as many"
         )
     broadcasts("matmul", a.shape[:-2], b.shape[:-2])
+    y = a @ b
+    whole = y.shape
 
     def pullback(g: Array, need: tuple[bool, ...]) -> tuple[Array | None, ...]:
+        g = g.reshape(whole)
+        da = g @ b.swapaxes(-1, -2) if need[0] else None
+        db = a.swapaxes(-1, -2) @ g if need[1] else None
         return (
-            g @ b.swapaxes(-1, -2) if need[0] else None,
-            a.swapaxes(-1, -2) @ g if need[1] else None,
+            da[..., 0, :] if row and da is not None else da,
+            db[..., 0] if column and db is not None else db,
         )
 
-    return record("matmul", a @ b, (input, other), pullback)
+    y = y[..., 0] if column else y
+    y = y[..., 0] if row and column else y[..., 0, :] if row else y
+    return record("matmul", y, (input, other), pullback)

@@ -9,6 +9,7 @@ from tinyflow.kernels.engine import engine
 from tinyflow.kernels.geometry import Window
 from tinyflow.ops.arguments import LARGEST, Pair, flag, floats, pair, whole
 from tinyflow.ops.reduce import mean
+from tinyflow.ops.shape import one_image
 from tinyflow.tape import record
 from tinyflow.tensor import Tensor
 
@@ -61,6 +62,7 @@ def _windows(
     return Window(kernel, steps, sides, holes, ceil_mode)
 
 
+@one_image
 def max_pool2d(
     input: Tensor,
     kernel_size: Pair,
@@ -72,7 +74,7 @@ def max_pool2d(
     """y = max over each window;  ∂L/∂x = g at the first maximum of each window.
 
     Args:
-        input: (N, C, H, W).
+        input: (N, C, H, W), or one image (C, H, W).
         kernel_size, stride, padding, dilation: a number or (h, w); the stride is the
             kernel size by default. The border never wins.
         ceil_mode: round the output size up instead of down.
@@ -101,6 +103,7 @@ def max_pool2d(
     return record("max_pool2d", y, (input,), pullback)
 
 
+@one_image
 def avg_pool2d(
     input: Tensor,
     kernel_size: Pair,
@@ -130,6 +133,7 @@ def avg_pool2d(
     return record("avg_pool2d", y, (input,), pullback)
 
 
+@one_image
 def global_avg_pool2d(input: Tensor) -> Tensor:
     """y[n,c] = Σ_{h,w} x / (H W), shape (N, C);  ∂L/∂x = g / (H W) everywhere."""
     x = floats("global_avg_pool2d", input)

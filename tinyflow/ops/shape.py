@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import wraps
 from itertools import accumulate, pairwise
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from tinyflow.backend import Array, array_module
 from tinyflow.kernels.engine import engine
@@ -26,6 +27,8 @@ from tinyflow.ops.arguments import (
 )
 from tinyflow.tape import record
 from tinyflow.tensor import Tensor
+
+Function = TypeVar("Function", bound=Callable[..., Tensor])
 
 
 def reshape(input: Tensor, shape: int | Sequence[int], *sizes: int) -> Tensor:
@@ -56,6 +59,19 @@ def reshape(input: Tensor, shape: int | Sequence[int], *sizes: int) -> Tensor:
         (input,),
         lambda g, need: (g.reshape(old),),
     )
+
+
+def one_image(operator: Function) -> Function:
+    """Let an operator on images (N, C, H, W) take one (C, H, W), and give one back."""
+
+    @wraps(operator)
+    def call(input: Any, *args: Any, **named: Any) -> Tensor:
+        if not isinstance(input, Tensor) or input.ndim != 3:
+            return operator(input, *args, **named)
+        y = operator(reshape(input, (1, *input.shape)), *args, **named)
+        return reshape(y, y.shape[1:])
+
+    return cast(Function, call)
 
 
 def flatten(input: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
