@@ -15,7 +15,6 @@ from functools import partial
 
 from tinyflow import nn
 from tinyflow.network import Network
-from tinyflow.ops import avg_pool2d
 from tinyflow.tensor import Tensor
 
 from .resnet import Bottleneck, conv1x1, conv3x3, stage
@@ -32,19 +31,13 @@ BLOCKS = {  # of the four stages, and the side of the images
 RATIO = 4  # of a gate's channels to its squeezed ones
 
 
-class Halve(nn.Module):
-    """Average of 2x2 pixels; at an odd border, of those that are there."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) → (N, C, ⌈H/2⌉, ⌈W/2⌉)."""
-        return avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False)
-
-
 def average_projection(cin: int, cout: int, stride: int, rng: nn.Rng) -> nn.Module:
     """Identity where shapes agree, else average, 1x1 convolution, normalisation."""
     if stride == 1 and cin == cout:
         return nn.Identity()
-    average = nn.Identity() if stride == 1 else Halve()
+    average: nn.Module = nn.Identity()
+    if stride > 1:  # at an odd border, of the pixels that are there
+        average = nn.AvgPool2d(2, ceil_mode=True, count_include_pad=False)
     return nn.Sequential(average, conv1x1(cin, cout, 1, rng), nn.BatchNorm2d(cout))
 
 
@@ -115,7 +108,6 @@ NETWORKS = [
         f"resnet_rs{depth}",
         partial(ResNetRS, blocks),
         native,
-        smallest=17,  # the last average still has more than one pixel
         paper="Bello et al. 2021",
     )
     for depth, (blocks, native) in BLOCKS.items()
