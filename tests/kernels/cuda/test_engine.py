@@ -30,7 +30,7 @@ from tinyflow.optim import SGD
 @pytest.mark.parametrize("name", ENGINES)
 def test_every_operator(name: str, row: Row, monkeypatch: pytest.MonkeyPatch) -> None:
     """In float32 and several memory orders against NumPy in float64."""
-    if row.operator == "dropout":
+    if row.operator.startswith("dropout"):
         pytest.skip("its mask is another one: see test_dropout")
     with forced(PLAIN):
         shape = row.function(*map(Tensor, row.inputs)).shape
