@@ -59,7 +59,28 @@ MODULE: Mapping[str, str] = {
     "save": "tinyflow.save(path, model)",
 }
 
+_OUT = "left out on purpose, docs/operators.md says why; "
+
 NN: Mapping[str, str] = {
+    "BCELoss": "nn.BCEWithLogitsLoss() of the logits",
+    "BatchNorm1d": "nn.BatchNorm2d, which takes (N, C), too",
+    "Conv1d": "nn.Conv2d with a kernel (1, k), on x[:, :, None]",
+    "Conv3d": _OUT + "images have two axes here",
+    "ConvTranspose2d": _OUT + "it is the gradient of ops.conv2d",
+    "Embedding": _OUT + "one-hot rows @ weight",
+    "GRU": _OUT + "a loop over nn.Linear, ops.sigmoid and ops.tanh",
+    "HuberLoss": "ops.where(d.abs() < 1, d * d / 2, d.abs() - 0.5), d = y - target",
+    "InstanceNorm2d": "nn.GroupNorm(channels, channels)",
+    "KLDivLoss": "(p * (p.log() - y)).sum(), y being logarithms",
+    "L1Loss": "(y - target).abs().mean()",
+    "LSTM": _OUT + "a loop over nn.Linear, ops.sigmoid and ops.tanh",
+    "LogSoftmax": "x.log_softmax(dim) in forward",
+    "Mish": "x * ops.tanh(ops.softplus(x))",
+    "MultiheadAttention": _OUT + "softmax(q @ k.transpose(-2, -1) * scale, -1) @ v",
+    "PReLU": "ops.where(x > 0, x, a * x), a being a parameter",
+    "RNN": _OUT + "a loop over nn.Linear and ops.tanh",
+    "Upsample": _OUT + "nothing here makes images larger",
+    "ZeroPad2d": "ops.pad(x, pad)",
     "ModuleDict": "keep them in a dictionary, self.layers = {...}",
     "Parameter": "Tensor(array, requires_grad=True)",
     "Softmax": "x.softmax(dim) in forward",
@@ -92,6 +113,22 @@ TINYFLOW: Mapping[str, str] = {
 
 
 OPS: Mapping[str, str] = {
+    "amin": "-ops.amax(-x, dim)",
+    "argmax": "x.argmax(dim)",
+    "clip": "ops.clamp(x, min, max)",
+    "conv1d": "ops.conv2d on x[:, :, None]",
+    "conv3d": _OUT + "images have two axes here",
+    "conv_transpose2d": _OUT + "it is the gradient of ops.conv2d",
+    "einsum": _OUT + "ops.matmul of permuted and reshaped tensors",
+    "embedding": _OUT + "one-hot rows @ weight",
+    "gather": _OUT + "ops.where, or one-hot rows @ x",
+    "interpolate": _OUT + "nothing here makes images larger",
+    "instance_norm": "ops.group_norm(x, channels)",
+    "l1_loss": "ops.abs(y - target).mean()",
+    "scaled_dot_product_attention": _OUT + "ops.softmax(q @ k.transpose(-2, -1) * "
+    "scale, -1) @ v",
+    "std": "ops.sqrt(ops.var(x, dim))",
+    "unsqueeze": "x[:, None]",
     "binary_cross_entropy_with_logits": "ops.bce_with_logits(x, target)",
     "cat": "ops.concat(tensors, dim)",
     "max": "ops.amax(x, dim)",

@@ -66,6 +66,7 @@ def test_activations_are_those_of_pytorch(name):
         ("AdaptiveMaxPool2d", ((4, None),)),
         ("GroupNorm", (2, 4, 0.1, False)),
         ("GroupNorm", (2, 4)),
+        ("Flatten", (0, 2)),
         ("LayerNorm", ((9, 9), 0.1, False)),
         ("LayerNorm", (9, 0.1, True, False)),
         ("LeakyReLU", (-0.5,)),

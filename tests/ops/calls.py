@@ -182,7 +182,13 @@ LAYERS = {
         "std": 0.5,
         "rng": rng(),
     },
-    "BatchNorm2d": {"num_features": 4, "eps": 1e-5, "momentum": 0.1, "affine": True},
+    "BatchNorm2d": {
+        "num_features": 4,
+        "eps": 1e-5,
+        "momentum": 0.1,
+        "affine": True,
+        "bias": True,
+    },
     "MaxPool2d": {
         "kernel_size": 2,
         "stride": 2,
@@ -216,13 +222,20 @@ LAYERS = {
         "ignore_index": 7,
         "reduction": "mean",
     },
+    "Flatten": {"start_dim": 1, "end_dim": -1},
     "MSELoss": {"reduction": "mean"},
     "BCEWithLogitsLoss": {
         "weight": np.ones(3, "float32"),
         "reduction": "mean",
         "pos_weight": np.ones((2, 1), "float32"),
     },
-    "GroupNorm": {"num_groups": 2, "num_channels": 4, "eps": 1e-5, "affine": True},
+    "GroupNorm": {
+        "num_groups": 2,
+        "num_channels": 4,
+        "eps": 1e-5,
+        "affine": True,
+        "bias": True,
+    },
     "LayerNorm": {
         "normalized_shape": (6, 6),
         "eps": 1e-5,

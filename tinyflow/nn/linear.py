@@ -10,6 +10,7 @@ from tinyflow.kernels.layout import swap, to_hwnc
 from tinyflow.module import Module, Rng
 from tinyflow.nn.initial import normal, zeros
 from tinyflow.ops.arguments import (
+    LARGEST,
     NOT_GIVEN,
     Pair,
     choice,
@@ -109,8 +110,13 @@ class Linear(Module):
 
 
 class Flatten(Module):
-    """(N, …) → (N, everything else)."""
+    """Axes merged into one, see :func:`tinyflow.ops.flatten`: all but the first."""
+
+    def __init__(self, start_dim: int = 1, end_dim: int = -1) -> None:
+        op = type(self).__name__
+        self.start_dim = whole(op, start_dim, "start_dim", -LARGEST)
+        self.end_dim = whole(op, end_dim, "end_dim", -LARGEST)
 
     def forward(self, x: Tensor) -> Tensor:
-        """See :func:`tinyflow.ops.flatten`."""
-        return ops.flatten(x, 1)
+        """(N, …) → (N, everything else)."""
+        return ops.flatten(x, self.start_dim, self.end_dim)

@@ -23,6 +23,7 @@ class BatchNorm2d(Module):
         eps: float = 1e-5,
         momentum: float = 0.1,
         affine: bool = True,
+        bias: bool = True,
     ) -> None:
         op = type(self).__name__
         num_features = whole(op, num_features, "num_features", 1)
@@ -30,7 +31,7 @@ class BatchNorm2d(Module):
         eps = number(op, eps, "eps", 0)
         momentum = number(op, momentum, "momentum", 0, 1)
         self.weight = ones(num_features) if affine else None
-        self.bias = zeros(num_features) if affine else None
+        self.bias = zeros(num_features) if flag(op, bias, "bias") and affine else None
         self.running_mean = np.zeros(num_features, np.float32)
         self.running_var = np.ones(num_features, np.float32)
         self.eps, self.momentum = eps, momentum
@@ -58,6 +59,7 @@ class GroupNorm(Module):
         num_channels: int,
         eps: float = 1e-5,
         affine: bool = True,
+        bias: bool = True,
     ) -> None:
         op = type(self).__name__
         self.num_groups = whole(op, num_groups, "num_groups", 1)
@@ -69,7 +71,7 @@ class GroupNorm(Module):
             )
         affine, self.eps = flag(op, affine, "affine"), number(op, eps, "eps", 0)
         self.weight = ones(num_channels) if affine else None
-        self.bias = zeros(num_channels) if affine else None
+        self.bias = zeros(num_channels) if flag(op, bias, "bias") and affine else None
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, …) → the same shape."""
