@@ -106,7 +106,9 @@ def test_cross_entropy(
     logits = Tensor(number(x), requires_grad=True)
     weights = rng(3).normal(size=n if reduction == "none" else 1).astype(np.float32)
     with Tape() as tape:
-        loss = ops.cross_entropy(logits, labels, reduction, smoothing)
+        loss = ops.cross_entropy(
+            logits, labels, reduction=reduction, label_smoothing=smoothing
+        )
         total = ops.sum(ops.mul(loss, Tensor(weights.astype(float))))
     tape.backward(total)
     device, at = world.put(x), world.put(labels)
