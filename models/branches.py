@@ -16,8 +16,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 
 from tinyflow import nn, ops
+from tinyflow.heads import Heads, Output
 from tinyflow.tape import mark
 from tinyflow.tensor import Tensor, fork
 
@@ -164,13 +166,49 @@ class Auxiliary(nn.Module):
         return logits
 
 
-def tapped(
-    layers: Iterable[nn.Module], x: Tensor, taps: Mapping[int, nn.Module]
-) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Run layers, and on the outputs of some of them, by number, a classifier each."""
-    found = []
-    for i, layer in enumerate(layers):
-        x = layer(x)
-        if i in taps:
-            found.append(taps[i](x))
-    return x, tuple(found)
+class Trunk(nn.Module):
+    """Layers one after the other, global average, one linear layer.
+
+    Args:
+        layers: of the maps.
+        channels: of their last output.
+        heads: auxiliary classifiers by the number of the layer whose output they read.
+        weight: of their losses in training.
+        dropout: probability, of the averaged features.
+        std: of the last layer's initial weights; None is `nn.Linear`'s own.
+        num_classes: of the data.
+        rng: where the initial weights come from.
+    """
+
+    def __init__(
+        self,
+        layers: Iterable[nn.Module],
+        channels: int,
+        heads: Mapping[int, nn.Module] = MappingProxyType({}),
+        weight: float = 0.0,
+        *,
+        dropout: float,
+        std: float | None = None,
+        num_classes: int,
+        rng: nn.Rng,
+    ) -> None:
+        self.taps, self.weight = tuple(heads), weight
+        self.heads = nn.ModuleList(heads.values())
+        self.features = nn.Sequential(*layers)
+        self.avgpool = nn.GlobalAvgPool2d()
+        self.dropout = nn.Dropout(dropout, rng=rng)
+        self.fc = nn.Linear(channels, num_classes, std=std, rng=rng)
+
+    def forward(self, x: Tensor) -> Output:
+        """Images (N, C, S, S) → logits (N, num_classes); with heads, in training, all.
+
+        See :class:`tinyflow.heads.Heads`.
+        """
+        reading = dict(zip(self.taps, self.heads, strict=True) if self.training else ())
+        found = []
+        for i, layer in enumerate(self.features):
+            x = layer(x)
+            if i in reading:
+                found.append(reading[i](x))
+        logits: Tensor = self.fc(self.dropout(self.avgpool(x)))
+        return Heads(logits, tuple(found), self.weight) if found else logits

@@ -10,11 +10,10 @@ import math
 from functools import partial
 
 from tinyflow import nn
-from tinyflow.heads import Heads, Output
 from tinyflow.network import Network
 from tinyflow.tensor import Tensor
 
-from .branches import Mixed, Unit, chain, conv_unit, tapped
+from .branches import Mixed, Trunk, Unit, chain, conv_unit
 
 STEM = "64@7/2 max/2C 64 192@3 max/2C"
 POOL, TAPS = "max", (3, 6)
@@ -72,7 +71,7 @@ class Head(nn.Module):
         return logits
 
 
-class GoogLeNet(nn.Module):
+class GoogLeNet(Trunk):
     """Stem, nine blocks of branches, global average, one linear layer.
 
     Args:
@@ -101,7 +100,7 @@ class GoogLeNet(nn.Module):
         layers, cin = chain(STEM, in_channels, unit)
         pools = [nn.MaxPool2d(3, 2, ceil_mode=True)]
         pools += [nn.MaxPool2d(2 if norm else 3, 2, ceil_mode=True)]
-        self.heads, taps = nn.ModuleList(), []
+        heads = {}
         for i, row in enumerate(BLOCKS):
             if isinstance(row, str):
                 layers.append(pools.pop(0))
@@ -113,21 +112,17 @@ class GoogLeNet(nn.Module):
             if auxiliary and i in TAPS:
                 exact = image_size == 224 and not norm
                 pool = nn.AvgPool2d(5, 3) if exact else nn.AdaptiveAvgPool2d(4)
-                self.heads.append(Head(cin, num_classes, pool, unit, rng))
-                taps.append(len(layers) - 1)
-        self.taps = tuple(taps)
-        self.features = nn.Sequential(*layers)
-        self.avgpool = nn.GlobalAvgPool2d()
+                heads[len(layers) - 1] = Head(cin, num_classes, pool, unit, rng)
         usual = 0.2 if norm else 0.4
-        self.dropout = nn.Dropout(usual if dropout is None else dropout, rng=rng)
-        self.fc = nn.Linear(cin, num_classes, rng=rng)
-
-    def forward(self, x: Tensor) -> Output:
-        """Images (N, C, S, S) → logits (N, num_classes); in training those of all."""
-        pairs = zip(self.taps, self.heads, strict=True)
-        y, others = tapped(self.features, x, dict(pairs) if self.training else {})
-        logits: Tensor = self.fc(self.dropout(self.avgpool(y)))
-        return Heads(logits, others, 0.3) if others else logits
+        super().__init__(
+            layers,
+            cin,
+            heads,
+            0.3,
+            dropout=usual if dropout is None else dropout,
+            num_classes=num_classes,
+            rng=rng,
+        )
 
 
 _row = partial(Network, native=224, smallest=15, paper="Szegedy et al. 2014")

@@ -9,11 +9,9 @@ from __future__ import annotations
 from functools import partial
 
 from tinyflow import nn
-from tinyflow.heads import Heads, Output
 from tinyflow.network import Network
-from tinyflow.tensor import Tensor
 
-from .branches import Auxiliary, Mixed, chain, conv_unit, tapped
+from .branches import Auxiliary, Mixed, Trunk, chain, conv_unit
 
 STEM = "32@3/2V 32@3V 64@3 max/2V 80 192@3V max/2V"
 
@@ -50,7 +48,7 @@ BLOCKS = (
 TAP = 7  # the block whose output the auxiliary classifier reads
 
 
-class InceptionV3(nn.Module):
+class InceptionV3(Trunk):
     """Stem, eleven blocks of branches, global average, one linear layer.
 
     Args:
@@ -73,25 +71,22 @@ class InceptionV3(nn.Module):
     ) -> None:
         unit = conv_unit(rng)
         layers, cin = chain(STEM, in_channels, unit)
-        self.tap, self.auxiliary = len(layers) + TAP, None
+        heads = {}
         for i, text in enumerate(BLOCKS):
             layers.append(block := Mixed(text, cin, unit, border=True))
             cin = block.channels
             if auxiliary and i == TAP:
-                self.auxiliary = Auxiliary(cin, num_classes, unit, rng)
-        self.features = nn.Sequential(*layers)
-        self.avgpool = nn.GlobalAvgPool2d()
-        self.dropout = nn.Dropout(dropout, rng=rng)
-        self.fc = nn.Linear(cin, num_classes, std=0.1 / cin**0.5, rng=rng)
-
-    def forward(self, x: Tensor) -> Output:
-        """Images (N, C, S, S) → logits (N, num_classes); in training those of both."""
-        taps = {}
-        if self.training and self.auxiliary is not None:
-            taps[self.tap] = self.auxiliary
-        y, others = tapped(self.features, x, taps)
-        logits: Tensor = self.fc(self.dropout(self.avgpool(y)))
-        return Heads(logits, others, 0.4) if others else logits
+                heads[len(layers) - 1] = Auxiliary(cin, num_classes, unit, rng)
+        super().__init__(
+            layers,
+            cin,
+            heads,
+            0.4,
+            dropout=dropout,
+            std=0.1 / cin**0.5,
+            num_classes=num_classes,
+            rng=rng,
+        )
 
 
 _row = partial(Network, native=299, paper="Szegedy et al. 2015")

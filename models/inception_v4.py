@@ -12,13 +12,20 @@ from dataclasses import dataclass
 from functools import partial
 
 from tinyflow import nn
-from tinyflow.heads import Heads, Output
 from tinyflow.network import Network
 from tinyflow.ops import relu
 from tinyflow.tape import mark
 from tinyflow.tensor import Tensor, fork
 
-from .branches import Auxiliary, Branches, Mixed, Unit, chain, conv_unit, tapped
+from .branches import (
+    Auxiliary,
+    Branches,
+    Mixed,
+    Trunk,
+    Unit,
+    chain,
+    conv_unit,
+)
 
 PAPER = "Szegedy et al. 2016"
 V4_STEM = (
@@ -137,7 +144,7 @@ class Residual(nn.Module):
         return h if self.last else relu(h)
 
 
-class InceptionResNet(nn.Module):
+class InceptionResNet(Trunk):
     """Stem, three stages of residual blocks of branches, global average, linear layer.
 
     Args:
@@ -161,7 +168,7 @@ class InceptionResNet(nn.Module):
         rng: nn.Rng,
     ) -> None:
         built, unit = RESIDUAL[plan], conv_unit(rng)
-        self.tap, self.auxiliary = 0, None
+        heads = {}
         layers, c = mixed(built.stem, in_channels, unit)
         for i, (text, count, factor) in enumerate(built.stages):
             final = bool(built.head) and i == len(built.stages) - 1
@@ -169,30 +176,25 @@ class InceptionResNet(nn.Module):
                 last = final and k == count - 1
                 layers.append(Residual(text, c, factor, unit, rng, last))
             if auxiliary and i == 1:
-                self.tap = len(layers) - 1
-                self.auxiliary = Auxiliary(c, num_classes, unit, rng)
+                heads[len(layers) - 1] = Auxiliary(c, num_classes, unit, rng)
             if i < len(built.between):
                 layers.append(block := Mixed(built.between[i], c, unit))
                 c = block.channels
         if built.head:
             more, c = chain(str(built.head), c, unit)
             layers += more
-        self.features = nn.Sequential(*layers)
-        self.avgpool = nn.GlobalAvgPool2d()
-        self.dropout = nn.Dropout(dropout, rng=rng)
-        self.fc = nn.Linear(c, num_classes, rng=rng)
-
-    def forward(self, x: Tensor) -> Output:
-        """Images (N, C, S, S) → logits (N, num_classes); in training those of both."""
-        taps = {}
-        if self.training and self.auxiliary is not None:
-            taps[self.tap] = self.auxiliary
-        y, others = tapped(self.features, x, taps)
-        logits: Tensor = self.fc(self.dropout(self.avgpool(y)))
-        return Heads(logits, others, 0.4) if others else logits
+        super().__init__(
+            layers,
+            c,
+            heads,
+            0.4,
+            dropout=dropout,
+            num_classes=num_classes,
+            rng=rng,
+        )
 
 
-class InceptionV4(nn.Module):
+class InceptionV4(Trunk):
     """Stem, sixteen blocks of branches, global average, one linear layer.
 
     Args:
@@ -211,15 +213,7 @@ class InceptionV4(nn.Module):
         rng: nn.Rng,
     ) -> None:
         layers, c = mixed((*V4_STEM, *V4_BLOCKS), in_channels, conv_unit(rng))
-        self.features = nn.Sequential(*layers)
-        self.avgpool = nn.GlobalAvgPool2d()
-        self.dropout = nn.Dropout(dropout, rng=rng)
-        self.fc = nn.Linear(c, num_classes, rng=rng)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Images (N, C, S, S) → logits (N, num_classes)."""
-        logits: Tensor = self.fc(self.dropout(self.avgpool(self.features(x))))
-        return logits
+        super().__init__(layers, c, dropout=dropout, num_classes=num_classes, rng=rng)
 
 
 def mixed(texts: tuple[str, ...], cin: int, unit: Unit) -> tuple[list[nn.Module], int]:

@@ -61,6 +61,7 @@ class Block:
         f: what the gate of an SE block acts on; without one the output of the weighted
             layers, h itself if plain.
         scale, squeeze: the two edges into f of an SE block, else None.
+        inside: the places on the tape after x that lead to H, see :func:`_inside`.
         branches: the labelled edges into that of a block of branches, by label, without
             the shortcut's.
     """
@@ -76,6 +77,7 @@ class Block:
     f: Node
     scale: Edge | None
     squeeze: Edge | None
+    inside: frozenset[int]
     branches: dict[str, Edge] = field(default_factory=dict)
 
     @property
@@ -154,8 +156,8 @@ def _block(tape: Tape, path: str, h: Node) -> Block:
     x = tape[f"{path}.in"]
     inside = _inside(x, h)
     fork = _fork(tape, x, h, inside)
-    residual = _labelled(tape, fork, "residual", h)
-    shortcut = _labelled(tape, fork, "shortcut", h)
+    residual = _labelled(tape, fork, "residual", inside)
+    shortcut = _labelled(tape, fork, "shortcut", inside)
     kind, f = "plain", h
     if shortcut is not None:
         consumer = tape.nodes[shortcut.index]
@@ -174,12 +176,11 @@ def _block(tape: Tape, path: str, h: Node) -> Block:
     if branches and shortcut is None:
         kind = "branches"
     out = tape.names.get(path)
-    return Block(
-        path, kind, x, h, out, fork, residual, shortcut, f, scale, squeeze, branches
-    )
+    edges = residual, shortcut, f, scale, squeeze
+    return Block(path, kind, x, h, out, fork, *edges, inside, branches)
 
 
-def _inside(x: Node, h: Node) -> set[int]:
+def _inside(x: Node, h: Node) -> frozenset[int]:
     """The places after x on the tape that lead to h: a block, and no more.
 
     What else reads x or a value in the block, as an auxiliary classifier, is not of it,
@@ -192,16 +193,16 @@ def _inside(x: Node, h: Node) -> set[int]:
             if node.index > max(x.index, -1) and node.index not in found:
                 found.add(node.index)
                 ahead.append(node)
-    return found
+    return frozenset(found)
 
 
-def _gates(tape: Tape, inside: set[int], x: Node) -> list[Edge]:
+def _gates(tape: Tape, inside: frozenset[int], x: Node) -> list[Edge]:
     """The edges labelled "scale" between x and h."""
     edges = (edge for i in sorted(inside) for edge in tape.nodes[i].edges)
     return [e for e in edges if e.label == "scale" and e.producer.index > x.index]
 
 
-def _branches(tape: Tape, fork: Node, inside: set[int]) -> dict[str, Edge]:
+def _branches(tape: Tape, fork: Node, inside: frozenset[int]) -> dict[str, Edge]:
     """The edges by label into what is forked, if each of them in the block has its own.
 
     Without the shortcut's.
@@ -214,7 +215,7 @@ def _branches(tape: Tape, fork: Node, inside: set[int]) -> dict[str, Edge]:
     return found
 
 
-def _fork(tape: Tape, x: Node, h: Node, inside: set[int]) -> Node:
+def _fork(tape: Tape, x: Node, h: Node, inside: frozenset[int]) -> Node:
     """What the block that ends in `h` forks: all from `x` to there has one reader."""
     start = x
     while x is not h:
@@ -225,9 +226,9 @@ def _fork(tape: Tape, x: Node, h: Node, inside: set[int]) -> Node:
     return start
 
 
-def _labelled(tape: Tape, x: Node, label: str, h: Node) -> Edge | None:
-    """The edge into `x` with `label` that belongs to the block ending in `h`."""
-    edges = [e for e in tape.edges(x, label) if e.index <= h.index]
+def _labelled(tape: Tape, x: Node, label: str, inside: frozenset[int]) -> Edge | None:
+    """The edge into `x` with `label` that belongs to the block."""
+    edges = [e for e in tape.edges(x, label) if e.index in inside]
     return edges[0] if edges else None
 
 
@@ -252,9 +253,8 @@ def split(tape: Tape, block: Block) -> dict[str, Array]:
     for name, edge, node in parts:
         g = _message(edge)
         terms[name] = g if node is block.x else tape.pullback(node, g, to=block.x)
-    inside = _inside(block.x, block.h)
     for edge in tape.edges(block.x):
-        if edge.index not in inside and edge.grad is not None:
+        if edge.index not in block.inside and edge.grad is not None:
             before = terms.get("other")
             terms["other"] = edge.grad if before is None else before + edge.grad
     return terms
