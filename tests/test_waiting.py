@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from tests.fakes.cuda_host import emulator
 from tests.fakes.host_gpu import host_engine, near
 from tests.ops.test_table import values_and_gradients
 from tinyflow import Tape, Tensor, nn, ops
+from tinyflow.heads import loss_of
 from tinyflow.kernels.engine import PLAIN, engine, forced
 from tinyflow.ops.stack import ChannelStack
 from tinyflow.tape import mark
@@ -273,6 +275,24 @@ def test_a_stack_knows_the_moments_of_what_was_read() -> None:
         np.testing.assert_allclose(y, (a - mean) / std, 1e-12, 1e-12)
 
 
+@pytest.mark.parametrize("name", ["numpy", "native"])
+def test_joined_or_not_a_slice_of_the_gradient_is_summed_in_the_same_order(
+    name: str,
+) -> None:
+    rng = np.random.default_rng(0)
+    x, u = (rng.standard_normal((2, c, 16, 16), "f4") for c in (24, 48))
+    w, b = rng.standard_normal((2, 24), "f4")
+
+    def branches(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        return ops.concat([ops.relu(norm(x, w, b)), ops.relu(norm(x, b, w))], 1)
+
+    with running(name):
+        apart = values_and_gradients(Net(branches), [x, w, b], u)
+        joined = values_and_gradients(Net(branches), [x, w, b], u, fuse=True)
+    for a, c in zip(joined, apart, strict=True):
+        np.testing.assert_array_equal(a, c)
+
+
 QUICK = ("vgg11_bn", "resnet18", "plain20", "resnet20", "se_resnet20")
 NETWORKS = [
     name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
@@ -284,12 +304,16 @@ NETWORKS = [
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_network_has_the_same_bits_fused_and_traced(name: str, run: str) -> None:
     rng = np.random.default_rng(3)
-    images, labels = rng.standard_normal((2, 3, 32, 32), dtype="f4"), np.array([1, 7])
+    size = max(32, models.find(name).smallest)
+    images = rng.standard_normal((2, 3, size, size), dtype="f4")
+    labels = np.array([1, 7])
 
     def step(**options: object) -> dict[str, np.ndarray]:
-        model = models.build_model(name, image_size=32, seed=1)
+        model = models.build_model(name, image_size=size, seed=1)
         with running(run), Tape(**options) as tape:
-            loss = ops.cross_entropy(model(Tensor(images)), labels)
+            loss = loss_of(
+                model(Tensor(images)), partial(ops.cross_entropy, target=labels)
+            )
             tape.backward(loss)
         found = {f"gradient of {n}": p.grad for n, p in model.named_parameters()}
         return {"loss": loss.data, **found, **dict(model.named_buffers())}

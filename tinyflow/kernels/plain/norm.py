@@ -104,9 +104,13 @@ def gradient_sums(
 ) -> tuple[Array, Array, Array]:
     """Σ g and Σ g (x - mean) per channel, and g.
 
-    With `y`, the output of a ReLU, g is first sent back through it.
+    With `y`, the output of a ReLU, g is first sent back through it. Where g is a slice,
+    on its own: its rows would be summed in another order than those of the new array
+    that a ReLU apart hands back.
     """
     xp = array_module(x)
+    if y is not None and not to_rows(g).flags.c_contiguous:
+        g, y = kept(g, rectified(y)), None
     (gr, xr, *yr), n = _matrices(*((g, x) if y is None else (g, x, y)))
     masked = gr if y is None else xp.empty(gr.shape, g.dtype)
     mean = _spread(mean, n)
