@@ -280,7 +280,8 @@ def test_joined_or_not_a_slice_of_the_gradient_is_summed_in_the_same_order(
     name: str,
 ) -> None:
     rng = np.random.default_rng(0)
-    x, u = (rng.standard_normal((2, c, 16, 16), "f4") for c in (24, 48))
+    maps = [rng.standard_normal((16, 16, 2, c), "f4") for c in (24, 48)]
+    x, u = (m.transpose(2, 3, 0, 1) for m in maps)  # in the engine's order
     w, b = rng.standard_normal((2, 24), "f4")
 
     def branches(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
