@@ -18,7 +18,7 @@ from collections.abc import Callable
 import numpy as np
 
 import models
-from tinyflow import Tape, Tensor, ops
+from tinyflow import Tape, Tensor, nn, ops
 from tinyflow.kernels.plain.scratch import keep_freed_memory
 from tinyflow.optim import SGD
 from tinyflow.train.metrics import peak_memory_mb
@@ -49,10 +49,11 @@ def ours(name: str, what: str, batch: int, size: int) -> Callable[[], object]:
     def infer() -> object:
         return model(Tensor(images))
 
-    if name.startswith("vgg"):
-        model.classifier.eval()  # PyTorch's peer has no dropout either
     if what != "step":
         model.eval()
+    for _, module in model.named_modules():
+        if isinstance(module, nn.Dropout | nn.StochasticDepth):
+            module.eval()  # PyTorch's peer has none
     return step if what == "step" else infer
 
 
@@ -62,9 +63,9 @@ def theirs(
     """The same call of PyTorch, with its fused SGD."""
     import torch
 
-    from benchmarks.peers import Peer
+    from benchmarks.peers_small import peer_of
 
-    peer = Peer(models.build_model(name, image_size=size), channels_last)
+    peer = peer_of(models.build_model(name, image_size=size), channels_last)
     images, labels = (torch.from_numpy(array) for array in data(batch, size))
     optimizer = torch.optim.SGD(
         peer.parameters, lr=0.01, momentum=0.9, weight_decay=1e-4, fused=True

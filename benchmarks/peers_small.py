@@ -9,6 +9,13 @@ from benchmarks.peers import Peer
 from models import efficientnet, mobilenet, squeezenet
 
 
+def peer_of(model, channels_last=False):
+    """The peer that knows this network."""
+    kind = model.name.partition("_")[0].rstrip("0123456789")
+    kinds = ("mobilenet", "shufflenet", "efficientnet", "squeezenet")
+    return (SmallPeer if kind in kinds else Peer)(model, channels_last)
+
+
 class SmallPeer(Peer):
     """MobileNets, EfficientNet and SqueezeNet, without dropout."""
 

@@ -13,12 +13,19 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 from tinyflow.backend import Array, array_module
+from tinyflow.kernels.activations import Activations
 from tinyflow.kernels.geometry import Conv, Shape, Window
 from tinyflow.kernels.layout import swap
-from tinyflow.kernels.plain import conv, loss, mask, norm, pool, threads, update
-from tinyflow.kernels.plain.mask import kept, rectified
+from tinyflow.kernels.plain import (
+    conv,
+    loss,
+    mask,
+    norm,
+    pool,
+    threads,
+    update,
+)
 from tinyflow.kernels.plain.product import product
-from tinyflow.kernels.plain.scratch import zeros
 from tinyflow.sums import total
 
 Entry: TypeAlias = tuple[Array, ...]
@@ -42,7 +49,7 @@ SIDE_BY_SIDE = range(threads.PRODUCTS // 2, 12 * threads.PRODUCTS)
 """Multiplications of a convolution whose two gradients are best computed at once."""
 
 
-class Engine:
+class Engine(Activations):
     """Plain array code."""
 
     name = "numpy"
@@ -78,41 +85,12 @@ class Engine:
 
     # --- entry by entry --------------------------------------------------------------
 
-    def relu(self, x: Array) -> Array:
-        """The maximum of x and 0."""
-        xp = array_module(x)
-        y: Array = xp.empty_like(x)
-        threads.pointwise(lambda x, y: xp.maximum(x, zeros(x), out=y), x, y)
-        return y
-
-    def relu_grad(self, g: Array, y: Array) -> Array:
-        """The gradient 0 where y ≤ 0, else g."""
-        dx: Array = array_module(g).empty_like(y)
-        threads.pointwise(lambda g, y, dx: kept(g, rectified(y), dx), g, y, dx)
-        return dx
-
     def add(self, a: Array, b: Array, out: Array | None = None) -> Array:
         """The sum a + b of two arrays of one shape, new or written to `out`."""
         xp = array_module(a)
         y: Array = xp.empty_like(a) if out is None else out
         threads.pointwise(lambda a, b, y: xp.add(a, b, out=y), a, b, y)
         return y
-
-    def sigmoid(self, x: Array) -> Array:
-        """1 / (1 + e⁻ˣ) to the last digits, without overflow.
-
-        With e = exp(-|x|) it is 1 / (1 + e) or e / (1 + e): nothing cancels.
-        """
-        xp = array_module(x)
-        e = xp.exp(-abs(x))
-        result: Array = xp.where(x < 0, e, 1) / (1 + e)
-        return result
-
-    def sigmoid_grad(self, g: Array, x: Array) -> Array:
-        """The gradient g σ(x) (1 - σ(x)) = g e / (1 + e)², to the last digits."""
-        e = array_module(x).exp(-abs(x))
-        result: Array = g * (e / ((1 + e) * (1 + e)))
-        return result
 
     def gate(
         self, x: Array, s: Array, residual: Array | None = None, relu: bool = False

@@ -30,8 +30,10 @@ def relu(input: Tensor) -> Tensor:
 
 def relu6(input: Tensor) -> Tensor:
     """y = min(max(x, 0), 6);  ∂L/∂x = g where 0 < x < 6, else 0 (also at NaN)."""
-    y = reals("relu6", input).clip(0, 6)
-    return record("relu6", y, (input,), lambda g, need: (kept(g, (y > 0) & (y < 6)),))
+    x = reals("relu6", input)
+    run = engine(x)
+    y = run.relu6(x)
+    return record("relu6", y, (input,), lambda g, need: (run.relu6_grad(g, y),))
 
 
 def sigmoid(input: Tensor) -> Tensor:
@@ -60,10 +62,9 @@ def tanh(input: Tensor) -> Tensor:
 def silu(input: Tensor) -> Tensor:
     """y = x σ(x);  ∂L/∂x = g σ(x) (1 + x (1 - σ(x)))."""
     x = floats("silu", input)
-    s = engine(x).sigmoid(x)
-    return record(
-        "silu", x * s, (input,), lambda g, need: (g * (s * (1 + x * (1 - s))),)
-    )
+    run = engine(x)
+    y = run.silu(x)
+    return record("silu", y, (input,), lambda g, need: (run.silu_grad(g, x),))
 
 
 def hardswish(input: Tensor) -> Tensor:
@@ -78,7 +79,8 @@ def hardswish(input: Tensor) -> Tensor:
         slope = xp.where(off, 0, xp.where(x >= 3, 1, x / 3 + 0.5))
         return (kept(g, ~off) * slope,)
 
-    return record("hardswish", x * (x + 3).clip(0, 6) / 6, (input,), pullback)
+    y = x.clip(-3) * (x + 3).clip(0, 6) / 6  # not -∞ · 0
+    return record("hardswish", y, (input,), pullback)
 
 
 def leaky_relu(input: Tensor, negative_slope: float = 0.01) -> Tensor:

@@ -43,7 +43,7 @@ def near(ours, theirs, tolerance=1e-4):
 
 @given(convolutions())
 def test_convolution_of_any_shape(native, case):
-    """Every stride, padding, dilation; groups go to the plain code."""
+    """Every stride, padding, dilation, number of groups."""
     x, w, g, how = case
     exact = all_three(conv_reference, x, w, g, how)
     x, w, g = (a.astype(np.float32, order="K") for a in (x, w, g))
@@ -311,7 +311,7 @@ def test_a_wrong_kernel_is_caught(native, monkeypatch):
     x, w = image(4, 16, 6, 6), image(16, 16, 3, 3)
     exact = conv_reference.conv2d_forward(*(a.astype(np.float64) for a in (x, w)), ONCE)
     near(native.conv2d(x, w, ONCE), exact, 1e-5)
-    monkeypatch.setattr("tinyflow.kernels.native.engine.axes", lambda *a: _shifted(*a))
+    monkeypatch.setattr("tinyflow.kernels.native.conv.axes", lambda *a: _shifted(*a))
     with pytest.raises(AssertionError):
         near(native.conv2d(x, w, ONCE), exact, 1e-5)
 

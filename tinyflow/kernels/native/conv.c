@@ -8,7 +8,8 @@
    and a tile of rows x NR columns stays in registers over the whole sum: every input is
    read where it lies, padding is never multiplied, every output is written once.
 
-   The input gradient is the same sum with the axes' adjoint and w not transposed. */
+   The input gradient is the same sum with the axes' adjoint and w not transposed. A
+   group of channels is a convolution of its own, whose rows lie further apart. */
 #include "conv.h"
 #include "pool.h"
 #include "vec.h"
@@ -17,6 +18,7 @@ typedef struct {
   const float *x, *w, *bias;
   float *y;
   long n, c, k; /* samples, channels of x, channels of y */
+  long ldx, ldy, ldw; /* floats from row to row of x and y, and from tap to tap of w */
   axis v, h;      /* vertical, horizontal */
   int transposed; /* w is (kh, kw, K, C), else (kh, kw, C, K) */
   float *panels;  /* all of w packed beforehand, or NULL: each task packs its own */
@@ -127,20 +129,6 @@ static void rows(int nv, const sum *s, long first, long count, long depth,
       fn[i](s, first + r, depth, bias, y + r * ldy, ldy, columns);
 }
 
-/* Whether outputs o and o + 1 meet the same taps at inputs one step apart; the step in
-   pixels, or 0 if not. */
-static long step_between(const axis *a, long o) {
-  long step = 0;
-  for (long t = 0; t < a->kernel; t++) {
-    long here = meets(a, o, t), next = meets(a, o + 1, t);
-    if ((here < 0) != (next < 0)) return 0;
-    if (here < 0) continue;
-    if (step && next - here != step) return 0;
-    step = next - here;
-  }
-  return step;
-}
-
 /* Where the panel of a tile and a tap lies among all of them. */
 INLINE float *panel_at(const conv *p, float *panels, long tile, long tap) {
   long nv = p->k - tile * NR > VL ? 2 : 1;
@@ -148,7 +136,7 @@ INLINE float *panel_at(const conv *p, float *panels, long tile, long tap) {
 }
 
 static void pack_one(const conv *p, float *panels, long tile, long tap) {
-  pack(panel_at(p, panels, tile, tap), p->w + tap * p->c * p->k, p->c, p->k, tile * NR,
+  pack(panel_at(p, panels, tile, tap), p->w + tap * p->ldw, p->c, p->k, tile * NR,
        p->k - tile * NR > VL ? 2 : 1, p->transposed);
 }
 
@@ -167,8 +155,8 @@ static void one_tile(const conv *p, float *panels, long tile, sum *s, long first
   float bias[NR] = {0};
   if (p->bias != NULL) memcpy(bias, p->bias + k0, columns * sizeof(float));
   for (long t = 0; t < s->count; t++) s->b[t] = panel_at(p, panels, tile, s->taps[t]);
-  y += first * p->k + k0;
-  rows(nv, s, first, count, p->c, bias, y, p->k, columns);
+  y += first * p->ldy + k0;
+  rows(nv, s, first, count, p->c, bias, y, p->ldy, columns);
 }
 
 /* The rows of x that output rows from ... to - 1 read, with their padding, and the axes
@@ -220,16 +208,16 @@ static void task(const void *job, long index) {
         step = next;
       }
       sum s;
-      s.count = 0, s.lda = step * p->c;
+      s.count = 0, s.lda = step * p->ldx;
       for (long t = 0; t < taps; t++) {
         long iy = meets(&v, p->pad ? oy - from : oy, t / h.kernel);
         long ix = meets(&h, ox, t % h.kernel);
         if (iy < 0 || ix < 0) continue;
         if (p->panels == NULL && !packed[t]) pack_one(p, panels, tile, t), packed[t] = 1;
-        s.a[s.count] = x + (iy * h.in + ix) * p->n * p->c;
+        s.a[s.count] = x + (iy * h.in + ix) * p->n * p->ldx;
         s.taps[s.count++] = (int)t;
       }
-      float *y = p->y + (oy * h.out + ox) * p->n * p->k;
+      float *y = p->y + (oy * h.out + ox) * p->n * p->ldy;
       long count = (end - ox) * p->n, block = tiles - tile > 1 ? TOGETHER : count;
       for (long r = 0; r < count; r += block)
         for (long i = tile; i < tiles; i++)
@@ -239,11 +227,13 @@ static void task(const void *job, long index) {
 }
 
 /* y = x * w (+ bias), or with adjoint axes the input gradient; at most 256 taps. */
-void tinyflow_conv(const float *x, const float *w, const float *bias, float *y, long n,
-                   long c, long k, const axis *v, const axis *h, int transposed) {
-  conv p = {x, w, bias, y, n, c, k, *v, *h, transposed, NULL, (k + NR - 1) / NR, 1, 0};
+void tinyflow_conv(const float *x, long ldx, const float *w, long ldw,
+                   const float *bias, float *y, long ldy, long n, long c, long k,
+                   const axis *v, const axis *h, int transposed) {
+  conv p = {x,  w,  bias,       y,    n,                 c, k, ldx, ldy, ldw,
+            *v, *h, transposed, NULL, (k + NR - 1) / NR, 1, 0};
   long taps = v->kernel * h->kernel, wanted = 4 * tinyflow_threads();
-  p.pad = n == 1 && !h->adjoint && h->before > 0 && h->before <= h->in;
+  p.pad = n == 1 && ldx == c && !h->adjoint && h->before > 0 && h->before <= h->in;
   if (p.tiles > 1 && v->out > 1 && taps * c * p.tiles * NR <= SMALL) {
     /* x is then read once, not once for every tile. */
     p.panels = workspace(3, taps * c * p.tiles * NR * sizeof(float));

@@ -1,4 +1,4 @@
-/* A window over a map, and what it computes, shared by conv.c and weights.c. */
+/* A window over a map, and what it computes, shared by the convolutions. */
 #ifndef TINYFLOW_CONV_H
 #define TINYFLOW_CONV_H
 
@@ -18,5 +18,19 @@ static inline long meets(const axis *a, long o, long t) {
     i /= a->stride;
   }
   return i >= 0 && i < a->in ? i : -1;
+}
+
+/* Whether outputs o and o + 1 meet the same taps at inputs one step apart; the step in
+   pixels, or 0 if not. */
+static inline long step_between(const axis *a, long o) {
+  long step = 0;
+  for (long t = 0; t < a->kernel; t++) {
+    long here = meets(a, o, t), next = meets(a, o + 1, t);
+    if ((here < 0) != (next < 0)) return 0;
+    if (here < 0) continue;
+    if (step && next - here != step) return 0;
+    step = next - here;
+  }
+  return step;
 }
 #endif

@@ -1,6 +1,6 @@
 """The engine that runs the library's kernels, on float32 arrays of the CPU.
 
-What it does not take (other dtypes, groups, huge kernels) it hands to the plain code.
+What it does not take (other dtypes, huge kernels) it hands to the plain code.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 from tinyflow.backend import Array
 from tinyflow.kernels.geometry import Conv, Shape, Window
 from tinyflow.kernels.layout import from_rows, swap, to_hwnc, to_rows
+from tinyflow.kernels.native import conv
 from tinyflow.kernels.native.memory import (
     alike,
     as_rows,
@@ -27,26 +28,27 @@ from tinyflow.kernels.native.memory import (
 from tinyflow.kernels.native.windows import (
     Axis,
     adjoint,
-    adjoints,
-    axes,
     pool_axes,
     ref,
-    takes,
 )
 from tinyflow.kernels.table import Engine, Entry, Options
 
+ACTIVATIONS = ("relu", "relu6", "sigmoid", "silu")
+
 # p pointer, l long, i int, f float; a trailing > says that a long is returned
 _SIGNATURES = {
-    "tinyflow_conv": "pppplllppi",
+    "tinyflow_conv": "plplppllllppi",
     "tinyflow_weights_room": "lllpp>",
-    "tinyflow_conv_weights": "pppplllpp",
+    "tinyflow_conv_weights": "plplpplllpp",
+    "tinyflow_depthwise": "ppppllpp",
+    "tinyflow_depthwise_weights": "pppllpp",
     "tinyflow_moments": "plllppp",
     "tinyflow_normalize": "plpppipll",
     "tinyflow_normalize_by": "plppfpppipll",
     "tinyflow_normalize_sums": "pplppppppll",
     "tinyflow_normalize_input_grad": "pplppppll",
-    "tinyflow_relu": "ppl",
-    "tinyflow_relu_grad": "pppl",
+    **{f"tinyflow_{name}": "ppl" for name in ACTIVATIONS},
+    **{f"tinyflow_{name}_grad": "pppl" for name in ACTIVATIONS},
     "tinyflow_add": "plplplll",
     "tinyflow_max_pool": "ppplpp",
     "tinyflow_max_pool_grad": "ppplpp",
@@ -78,52 +80,27 @@ class NativeEngine(Engine):
         self, x: Array, w: Array, geometry: Conv, bias: Array | None = None
     ) -> Array:
         """Convolution; see :meth:`Engine.conv2d`."""
-        if not takes(x, w, geometry, w.shape):
-            return super().conv2d(x, w, geometry, bias)
-        xb, wb = to_hwnc(x), to_hwnc(w)
-        v, h = axes(x.shape, w.shape, geometry)
-        n, c, k = x.shape[0], x.shape[1], w.shape[0]
-        b = None if bias is None else per_channel(bias)
-        y = np.empty((v.out, h.out, n, k), np.float32)
-        self.library.tinyflow_conv(
-            ptr(xb), ptr(wb), ptr(b), ptr(y), n, c, k, ref(v), ref(h), 1
-        )
+        y = conv.forward(self.library, x, w, geometry, bias)
         self._check()
-        return swap(y)
+        return super().conv2d(x, w, geometry, bias) if y is None else y
 
     def conv2d_input_grad(
         self, g: Array, w: Array, x_shape: Shape, geometry: Conv
     ) -> Array:
-        """Its input gradient: the same sum over adjoint axes."""
-        if not takes(g, w, geometry, w.shape) or not math.prod(x_shape):
-            return super().conv2d_input_grad(g, w, x_shape, geometry)
-        gb, wb = to_hwnc(g), to_hwnc(w)
-        n, c, height, width = x_shape
-        v, h = adjoints(x_shape, w.shape, geometry)
-        dx = np.empty((height, width, n, c), np.float32)
-        k = w.shape[0]
-        self.library.tinyflow_conv(
-            ptr(gb), ptr(wb), None, ptr(dx), n, k, c, ref(v), ref(h), 0
-        )
+        """See :meth:`Engine.conv2d_input_grad`."""
+        dx = conv.input_grad(self.library, g, w, x_shape, geometry)
         self._check()
-        return swap(dx)
+        return super().conv2d_input_grad(g, w, x_shape, geometry) if dx is None else dx
 
     def conv2d_weight_grad(
         self, g: Array, x: Array, w_shape: Shape, geometry: Conv
     ) -> Array:
-        """Its weight gradient, stored as (kh, kw, K, C)."""
-        if not takes(g, x, geometry, w_shape):
-            return super().conv2d_weight_grad(g, x, w_shape, geometry)
-        gb, xb = to_hwnc(g), to_hwnc(x)
-        v, h = axes(x.shape, w_shape, geometry)
-        k, c, kh, kw = w_shape
-        size = x.shape[0], c, k, ref(v), ref(h)
-        dw = np.empty((kh, kw, k, c), np.float32)
-        room = self.library.tinyflow_weights_room(*size)
-        sums = np.empty(room, np.float32) if room else None
-        self.library.tinyflow_conv_weights(ptr(gb), ptr(xb), ptr(dw), ptr(sums), *size)
+        """See :meth:`Engine.conv2d_weight_grad`."""
+        dw = conv.weight_grad(self.library, g, x, w_shape, geometry)
         self._check()
-        return swap(dw)
+        if dw is None:
+            return super().conv2d_weight_grad(g, x, w_shape, geometry)
+        return dw
 
     def product(self, a: Array, b: Array) -> Array:
         """A product as a 1x1 convolution, or as the weight gradient of one."""
@@ -134,14 +111,14 @@ class NativeEngine(Engine):
         y = np.empty((m, n), np.float32)
         if a.flags.c_contiguous and (b.flags.c_contiguous or b.flags.f_contiguous):
             turned = 0 if b.flags.c_contiguous else 1
-            self.library.tinyflow_conv(
-                ptr(a), ptr(b), None, ptr(y), m, depth, n, one, one, turned
-            )
+            where = ptr(a), depth, ptr(b), 0, None, ptr(y), n
+            self.library.tinyflow_conv(*where, m, depth, n, one, one, turned)
         elif a.flags.f_contiguous and b.flags.c_contiguous:
             size = depth, n, m, one, one
             room = self.library.tinyflow_weights_room(*size)
             sums = np.empty(room, np.float32) if room else None
-            self.library.tinyflow_conv_weights(ptr(a), ptr(b), ptr(y), ptr(sums), *size)
+            out = ptr(a), m, ptr(b), n, ptr(y), ptr(sums)
+            self.library.tinyflow_conv_weights(*out, *size)
         else:
             return super().product(a, b)
         self._check()
@@ -274,19 +251,45 @@ class NativeEngine(Engine):
 
     def relu(self, x: Array) -> Array:
         """See :meth:`Engine.relu`."""
-        y = np.empty_like(x)
-        if not alike(x, y):
-            return super().relu(x)
-        self.library.tinyflow_relu(ptr(x), ptr(y), x.size)
-        return y
+        return self._entries("relu", x)
 
     def relu_grad(self, g: Array, y: Array) -> Array:
         """See :meth:`Engine.relu_grad`."""
-        dx = np.empty_like(y)
-        if not alike(g, y, dx):
-            return super().relu_grad(g, y)
-        self.library.tinyflow_relu_grad(ptr(g), ptr(y), ptr(dx), y.size)
-        return dx
+        return self._entries("relu_grad", g, y)
+
+    def relu6(self, x: Array) -> Array:
+        """See :meth:`Engine.relu6`."""
+        return self._entries("relu6", x)
+
+    def relu6_grad(self, g: Array, y: Array) -> Array:
+        """See :meth:`Engine.relu6_grad`."""
+        return self._entries("relu6_grad", g, y)
+
+    def sigmoid(self, x: Array) -> Array:
+        """See :meth:`Engine.sigmoid`."""
+        return self._entries("sigmoid", x)
+
+    def sigmoid_grad(self, g: Array, x: Array) -> Array:
+        """See :meth:`Engine.sigmoid_grad`."""
+        return self._entries("sigmoid_grad", g, x)
+
+    def silu(self, x: Array) -> Array:
+        """See :meth:`Engine.silu`."""
+        return self._entries("silu", x)
+
+    def silu_grad(self, g: Array, x: Array) -> Array:
+        """See :meth:`Engine.silu_grad`."""
+        return self._entries("silu_grad", g, x)
+
+    def _entries(self, name: str, *arrays: Array) -> Array:
+        """One pass over arrays that lie alike, else the plain code of that name."""
+        y = np.empty_like(arrays[-1])
+        if not alike(*arrays, y):
+            result: Array = getattr(super(), name)(*arrays)
+            return result
+        function = getattr(self.library, f"tinyflow_{name}")
+        function(*map(ptr, arrays), ptr(y), y.size)
+        return y
 
     def channel_sum(self, g: Array) -> Array:
         """See :meth:`Engine.channel_sum`; one pass."""

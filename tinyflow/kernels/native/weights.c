@@ -19,6 +19,7 @@ typedef struct {
   float *sums; /* parts x (kh, kw, rows, cols) */
   float *dw;   /* (kh, kw, K, C) */
   long n, c, k, rows, cols, tiles, parts;
+  long ldg, ldx; /* floats from row to row of g and x */
   int swapped; /* rows are x's channels and columns g's, not the other way round */
   axis v, h;
 } weights;
@@ -70,7 +71,7 @@ static void run(const weights *p, const float *g, const float *x, ptrdiff_t ldx,
   int nv = p->cols - c0 > VL ? 2 : 1;
   long width = nv * VL, columns = p->cols - c0 < width ? p->cols - c0 : width;
   const float *r = p->swapped ? x : g, *c = (p->swapped ? g : x) + c0;
-  ptrdiff_t ldr = p->swapped ? ldx : p->k, ldc = p->swapped ? p->k : ldx;
+  ptrdiff_t ldr = p->swapped ? ldx : p->ldg, ldc = p->swapped ? p->ldg : ldx;
   if (copy != NULL) {
     memset(copy, 0, count * width * sizeof(float));
     for (long i = 0; i < count; i++)
@@ -109,9 +110,9 @@ static void task(const void *job, long index) {
         /* Stride 1, or one sample: the rows of all pixels are evenly spaced. */
         long pixels = p->h.stride == 1 || p->n == 1 ? end - a : 1;
         for (; a < end; a += pixels)
-          run(p, p->g + (oy * p->h.out + a) * p->n * p->k,
-              p->x + (iy * p->h.in + meets(&p->h, a, v)) * p->n * p->c,
-              p->n == 1 ? p->h.stride * p->c : p->c, pixels * p->n, sums + t * size, c0,
+          run(p, p->g + (oy * p->h.out + a) * p->n * p->ldg,
+              p->x + (iy * p->h.in + meets(&p->h, a, v)) * p->n * p->ldx,
+              p->n == 1 ? p->h.stride * p->ldx : p->ldx, pixels * p->n, sums + t * size, c0,
               copy);
       }
 }
@@ -131,7 +132,7 @@ static void collect(const void *job, long index) {
 }
 
 static weights plan(long n, long c, long k, const axis *v, const axis *h) {
-  weights p = {NULL, NULL, NULL, NULL, n, c, k, k, c, 0, 0, 0, *v, *h};
+  weights p = {NULL, NULL, NULL, NULL, n, c, k, k, c, 0, 0, k, c, 0, *v, *h};
   if (c <= VL / 2 && k > c) p.swapped = 1, p.rows = c, p.cols = k;
   p.tiles = (p.cols + NR - 1) / NR;
   p.parts = (8 + p.tiles - 1) / p.tiles;
@@ -146,9 +147,11 @@ long tinyflow_weights_room(long n, long c, long k, const axis *v, const axis *h)
 }
 
 /* dw (kh, kw, K, C); `sums` is room for intermediate sums, or NULL if none is needed. */
-void tinyflow_conv_weights(const float *g, const float *x, float *dw, float *sums,
-                           long n, long c, long k, const axis *v, const axis *h) {
+void tinyflow_conv_weights(const float *g, long ldg, const float *x, long ldx, float *dw,
+                           float *sums, long n, long c, long k, const axis *v,
+                           const axis *h) {
   weights p = plan(n, c, k, v, h);
+  p.ldg = ldg, p.ldx = ldx;
   p.g = g, p.x = x, p.dw = dw, p.sums = sums == NULL ? dw : sums;
   run_tasks(task, &p, p.tiles * p.parts);
   if (sums == NULL) return;

@@ -26,11 +26,10 @@ def ref(axis: Axis) -> object:
 
 
 def takes(a: Array, b: Array, geometry: Conv, w_shape: Shape) -> bool:
-    """Both float32 and not empty, one group, at most 256 taps."""
+    """Both float32 and not empty, at most 256 taps."""
     return (
         a.dtype == np.float32
         and b.dtype == np.float32
-        and geometry.groups == 1
         and w_shape[2] * w_shape[3] <= 256
         and a.size > 0
         and b.size > 0
