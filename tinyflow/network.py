@@ -94,8 +94,8 @@ class Network:
         if image_size < self.smallest:
             raise ValueError(
                 f"{self.name} needs images of at least {self.smallest}x{self.smallest} "
-                f"pixels, not {image_size}x{image_size}; resnet, se_resnet and the "
-                "plain nets take any size"
+                f"pixels, not {image_size}x{image_size}: resnet, se_resnet and the "
+                "plain nets take any, and --image-size enlarges shapes and folders"
             )
         with self.blamed():
             model = self.make(

@@ -80,6 +80,23 @@ def test_shapes_defeat_a_linear_classifier() -> None:
     assert accuracy < 0.35
 
 
+@pytest.mark.parametrize("side", [8, 31, 64, 128])
+def test_shapes_are_the_same_scenes_at_any_size(side: int) -> None:
+    usual, other = make_shapes(limit=200), make_shapes(limit=200, image_size=side)
+    assert other.images.shape == (200, 3, side, side)
+    np.testing.assert_array_equal(other.labels, usual.labels)
+    places = (np.arange(side) + 0.5) * 32 / side  # each pixel's centre, in 32
+    nearest = usual.images[:, :, places.astype(int)][..., places.astype(int)]
+
+    def alike(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
+        """The median over images of the correlation of their pixels."""
+        pairs = zip(a.reshape(200, -1), b.reshape(200, -1), strict=True)
+        return float(np.median([np.corrcoef(x, y)[0, 1] for x, y in pairs]))
+
+    assert alike(nearest, other.images) > 0.8
+    assert alike(nearest, np.roll(other.images, 1, axis=0)) < 0.5
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -89,6 +106,8 @@ def test_shapes_defeat_a_linear_classifier() -> None:
         ({"limit": 5_001}, "shapes train has 5000 images, so a limit of 5001"),
         ({"split": "test", "size": 9, "limit": 10}, "shapes test has 9 images"),
         ({"limit": 0}, "choose 1 to 5000"),
+        ({"image_size": 7}, "drawn at 8 to 512 pixels, not 7"),
+        ({"image_size": 513}, "drawn at 8 to 512 pixels, not 513"),
     ],
 )
 def test_shapes_errors(arguments: dict[str, Any], message: str) -> None:

@@ -141,7 +141,7 @@ def test_options_out_of_range(folder: Path, more: str, words: str) -> None:
     assert words in told and told.count("\n") == 1
 
 
-@pytest.mark.parametrize("more", ["image-size 64", "workers 2", "bad-images skip"])
+@pytest.mark.parametrize("more", ["workers 2", "bad-images skip"])
 def test_options_of_a_folder_alone(more: str) -> None:
     told = said(f"--model tiny --{more}", 2)
     assert f"--{more.split()[0]} is of --dataset folder: leave it out" in told

@@ -45,6 +45,13 @@ def shared_options(
             envvar="TINYFLOW_DATA", help="Folder with the files of --dataset."
         ),
     ] = None,
+    image_size: Annotated[
+        int | None,
+        typer.Option(
+            help="Width and height of images of folder, or of shapes  [default: 224, "
+            "32, or the checkpoint's]"
+        ),
+    ] = None,
     batch_size: Annotated[
         int, typer.Option(help="Images in the one batch.")
     ] = NONE.batch_size,
@@ -64,6 +71,7 @@ def shared_options(
         checkpoint=checkpoint,
         dataset=dataset,
         data_dir=data_dir,
+        image_size=image_size,
         batch_size=batch_size,
         seed=seed,
         dtype=dtype,

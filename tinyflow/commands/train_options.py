@@ -21,7 +21,8 @@ HELP = {
     "dataset": "shapes (drawn, needs no files), cifar10, cifar100, cifar100_coarse, "
     "mnist, fashion_mnist, or folder: images in train/<class>/ and val/<class>/.",
     "data_dir": "Folder with the files of --dataset.",
-    "image_size": "Of folder: width and height that images are given; left out: 224.",
+    "image_size": "Width and height of images of folder, or of shapes; left out: 224 "
+    "and 32.",
     "workers": "Of folder: processes that decode; left out: one less than cores.",
     "bad_images": "Of folder: refuse, or skip those that cannot be decoded.",
     "epochs": f"Passes over the images  [default: {EPOCHS}; ImageNet's networks: "

@@ -34,7 +34,7 @@ def load_dataset(
     *,
     seed: int = 0,
     limit: int | None = None,
-    **of_folder: Any,
+    **given: Any,
 ) -> ImageSet:
     """Load one split of a named data set: a Dataset, or for ``folder`` an ImageFolder.
 
@@ -46,7 +46,8 @@ def load_dataset(
         seed: Seed from which ``shapes`` is drawn; the others ignore it.
         limit: Keep only the first `limit` images, reading no more than needed.
             The images are those of ``load_dataset(...).limit(limit)``.
-        of_folder: Further arguments of `load_folder`; the other sets have none.
+        given: Further arguments of `load_folder`, or for ``shapes`` `image_size`; the
+            other sets have none.
 
     Raises:
         DataError: For an unknown name or split, a missing folder, a missing or
@@ -61,15 +62,16 @@ def load_dataset(
         raise DataError(
             f"{name} has no split called {split!r}: choose 'train' or 'test'."
         )
-    if of_folder and name != FOLDER:
-        raise DataError(f"{', '.join(of_folder)}: only a folder has that, not {name}.")
+    if more := given.keys() - ({"image_size"} if name == "shapes" else set()):
+        if name != FOLDER:
+            raise DataError(f"{', '.join(more)}: only a folder has that, not {name}.")
     if name == "shapes":
-        return make_shapes(split, seed=seed, limit=limit)
+        return make_shapes(split, seed=seed, limit=limit, **given)
     if data_dir is None:
         raise DataError(
             f"{name} is read from files, but no data folder was given: "
             "name the folder that holds them, or use shapes, which needs none."
         )
     if name == FOLDER:
-        return load_folder(data_dir, split, limit=limit, **of_folder)
+        return load_folder(data_dir, split, limit=limit, **given)
     return READERS[name](data_dir, split, limit=limit)

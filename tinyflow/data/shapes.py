@@ -1,4 +1,4 @@
-"""``shapes``: ten classes of 32x32 colour pictures, drawn from a seed.
+"""``shapes``: ten classes of colour pictures, drawn from a seed.
 
 Each picture shows one silhouette of random place, size, angle, stretch and
 colour on a background with a gradient and a texture, among distracting lines
@@ -7,7 +7,8 @@ are brighter than their background; hue tells nothing about the class.
 
 The pictures are the same on every machine: all randomness is the raw stream of
 PCG64, which NumPy keeps stable, and the arithmetic is float32 with operations
-that IEEE 754 rounds exactly (no sine, no exponential, no reduction).
+that IEEE 754 rounds exactly (no sine, no exponential, no reduction). At another size
+than 32x32 the scenes are the same, with finer edges and a noise of their own.
 """
 
 from __future__ import annotations
@@ -26,7 +27,11 @@ SHAPES_STD: tuple[float, ...] = (0.1939, 0.1943, 0.1963)
 SHAPES_SIZE: dict[str, int] = {"train": 5_000, "test": 1_000}
 """Default number of images of each split."""
 
-_SIDE = 32
+SIDE = 32
+"""Width and height by default, in which places and lengths are measured."""
+SIDES = range(8, 513)
+"""Width and height may be of these."""
+
 _CHUNK = 100  # images drawn together: their arrays stay in the cache
 _SPLIT_KEY = {"train": 0, "test": 1}
 
@@ -37,6 +42,7 @@ def make_shapes(
     seed: int = 0,
     size: int | None = None,
     limit: int | None = None,
+    image_size: int = SIDE,
 ) -> Dataset:
     """Draw one split of the ``shapes`` data set.
 
@@ -49,13 +55,14 @@ def make_shapes(
         size: Number of images in the split, at least 1; by default 5,000 for
             training and 1,000 for testing.
         limit: Draw only the first `limit` of them.
+        image_size: Width and height, 8 to 512.
 
     Returns:
-        A Dataset with images (N, 3, 32, 32).
+        A Dataset with images (N, 3, image_size, image_size).
 
     Raises:
-        DataError: If the split is unknown, `seed` is negative, `size` is below 1
-            or `limit` is not 1..`size`.
+        DataError: If the split is unknown, `seed` is negative, `size` is below 1,
+            `limit` is not 1..`size` or `image_size` not 8..512.
     """
     if split not in SHAPES_SIZE:
         raise DataError(f"shapes has no split {split!r}: choose 'train' or 'test'.")
@@ -66,11 +73,17 @@ def make_shapes(
         raise DataError(f"The size of shapes must be 1 or more, not {total}.")
     count = total if limit is None else limit
     check_limit(count, total, f"shapes {split}")
-    images = np.empty((count, 3, _SIDE, _SIDE), np.uint8)
+    if image_size not in SIDES:
+        raise DataError(
+            f"shapes is drawn at {SIDES[0]} to {SIDES[-1]} pixels, not {image_size}."
+        )
+    images = np.empty((count, 3, image_size, image_size), np.uint8)
     labels = np.empty(count, np.int64)
     for chunk, first in enumerate(range(0, count, _CHUNK)):
         part = slice(first, min(first + _CHUNK, count))
-        drawn, classes = _draw_chunk(_Stream(seed, _SPLIT_KEY[split], chunk))
+        drawn, classes = _draw_chunk(
+            _Stream(seed, _SPLIT_KEY[split], chunk), image_size
+        )
         images[part] = drawn[: part.stop - first]
         labels[part] = classes[: part.stop - first]
     return Dataset("shapes", images, labels, SHAPES_CLASSES, SHAPES_MEAN, SHAPES_STD)
@@ -112,21 +125,22 @@ class _Stream:
         scale = sign / (np.float32(1) + t * t)
         return (np.float32(1) - t * t) * scale, (t + t) * scale
 
-    def noise(self) -> F32:
-        """Return float32 noise in -1..1, triangular, (_CHUNK, 3, _SIDE, _SIDE)."""
-        shape = (2, _CHUNK, 3, _SIDE, _SIDE // 8)
+    def noise(self, side: int) -> F32:
+        """Return float32 noise in -1..1, triangular, (_CHUNK, 3, side, side)."""
+        shape = (2, _CHUNK, 3, side, -(-side // 8))
         raw = np.asarray(self._bits.random_raw(shape)).astype("<u8")
-        both = raw.view(np.uint8).astype(np.float32)
+        both = raw.view(np.uint8)[..., :side].astype(np.float32)
         out: F32 = (both[0] - both[1]) * np.float32(1 / 255)
         return out
 
 
-def _draw_chunk(rng: _Stream) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+def _draw_chunk(rng: _Stream, side: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Draw _CHUNK pictures; each run of ten holds every class once."""
     keys = rng.uniform(0, 1)
     labels = np.argsort(keys.reshape(-1, 10), axis=1, kind="stable").reshape(-1)
     # Pixel centres, measured from the middle of the picture.
-    axis = np.arange(_SIDE, dtype=np.float32) - np.float32((_SIDE - 1) / 2)
+    axis = np.arange(side, dtype=np.float32) - np.float32((side - 1) / 2)
+    axis *= np.float32(SIDE / side)
     x, y = axis[None, None, :], axis[None, :, None]
 
     base = rng.colour(30, 160)
@@ -138,20 +152,21 @@ def _draw_chunk(rng: _Stream) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     fill = base + contrast * rng.colour(0.5, 1) + _gradient(rng, x, y, 25)
     _paint(canvas, _silhouette(rng, x, y, labels), fill)
     _paint(canvas, _strip(rng, x, y), base + rng.colour(-60, 60))
-    canvas += rng.noise() * rng.scalar(5, 25)[:, None]
+    canvas += rng.noise(side) * rng.scalar(5, 25)[:, None]
     np.clip(np.rint(canvas, out=canvas), 0, 255, out=canvas)
     return canvas.astype(np.uint8), labels.astype(np.int64)
 
 
 def _paint(canvas: F32, distance: F32, colour: F32) -> None:
     """Blend `colour` in where `distance` is negative, with soft edges."""
-    cover = np.clip(np.float32(0.5) - distance, 0, 1)[:, None]
+    sharper = np.float32(canvas.shape[-1] / SIDE)
+    cover = np.clip(np.float32(0.5) - distance * sharper, 0, 1)[:, None]
     canvas += (colour - canvas) * cover
 
 
 def _gradient(rng: _Stream, x: F32, y: F32, strength: float) -> F32:
     """Return a linear ramp per channel, up to about +-`strength` at the edges."""
-    rate = strength / _SIDE
+    rate = strength / SIDE
     across, down = rng.colour(-rate, rate), rng.colour(-rate, rate)
     return across * x[:, None] + down * y[:, None]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tinyflow.backend import DeviceError
 from tinyflow.data import DATASETS, DataError
+from tinyflow.data.dataset import FOLDER
 from tinyflow.flow.probe import TOLERANCE, FlowError
 from tinyflow.network import Find, Network, no_networks
 from tinyflow.train.checkpoint import CheckpointError
@@ -26,6 +27,8 @@ class Settings:
         checkpoint: a run folder or weight file instead of initial weights.
         dataset: one of ``DATASETS``; None is the checkpoint's own, or shapes.
         data_dir: folder with the files of the data set; shapes needs none.
+        image_size: width and height of the images of a folder, or of shapes; None means
+            224 and 32, or those that the checkpoint was trained with.
         batch_size: images in the one batch; every number is conditional on it.
         seed: of the initial weights and the choice of images.
         dtype: float64 closes to 1e-12 and is the default; float32 is what trains.
@@ -40,6 +43,7 @@ class Settings:
     checkpoint: Path | None = None
     dataset: str | None = None
     data_dir: Path | None = None
+    image_size: int | None = None
     batch_size: int = 16
     seed: int = 0
     dtype: str = "float64"
@@ -64,6 +68,8 @@ class Settings:
                 raise FlowError(f"--{option} {given!r} is unknown; choose {names}")
         if self.batch_size < 1:
             raise FlowError(f"--batch-size must be 1 or more, not {self.batch_size}")
+        if self.image_size is not None:
+            self._check_image_size()
         if self.seed < 0:
             raise FlowError(f"--seed must be 0 or more, not {self.seed}")
         chosen = self.networks(())
@@ -72,6 +78,16 @@ class Settings:
             raise FlowError(
                 "--checkpoint names its own network: leave --model out, or leave out "
                 "--checkpoint to look at initial weights"
+            )
+
+    def _check_image_size(self) -> None:
+        if self.checkpoint is not None:
+            raise FlowError(
+                "--checkpoint names the size of its images: leave --image-size out"
+            )
+        if self.dataset not in (None, "shapes", FOLDER):
+            raise FlowError(
+                f"the images of {self.dataset} have one size: leave --image-size out"
             )
 
     def networks(self, default: tuple[str, ...]) -> tuple[Network, ...]:

@@ -154,7 +154,9 @@ def find_source(settings: Settings) -> Source:
         device, _ = choose_device(settings.device)
         if settings.checkpoint is None:
             return Source(
-                settings, _data(settings, settings.dataset or "shapes"), device
+                settings,
+                _data(settings, settings.dataset or "shapes", settings.image_size),
+                device,
             )
         found: list[Network] = []
 
@@ -193,7 +195,7 @@ def _named(settings: Settings, label: str) -> Network:
 
 
 def _data(settings: Settings, name: str, size: int | None = None) -> Dataset:
-    """The images; those of a folder are given `size` pixels, if that is known."""
+    """The images; those of a folder or of shapes have `size` pixels, if it is known."""
     folder = None
     if name != "shapes":
         folder = settings.data_dir or recorded(settings.checkpoint, name)
@@ -205,7 +207,8 @@ def _data(settings: Settings, name: str, size: int | None = None) -> Dataset:
     limit = None
     if name == "shapes":
         limit = min(max(POOL, settings.batch_size), SHAPES_SIZE["train"])
-    given: dict[str, Any] = {"image_size": size} if size and name == FOLDER else {}
+    sized = size and name in (FOLDER, "shapes")
+    given: dict[str, Any] = {"image_size": size} if sized else {}
     found = load_dataset(name, folder, seed=DATA_SEED, limit=limit, **given)
     if name == FOLDER:
         found = found.limit(min(len(found), max(POOL, settings.batch_size)))

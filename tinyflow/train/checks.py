@@ -124,7 +124,12 @@ def check_named(config: TrainConfig, named: Collection[str]) -> None:
         ),
         *(
             (name, config.dataset != "folder", "is of --dataset folder")
-            for name in ("image_size", "workers", "bad_images")
+            for name in ("workers", "bad_images")
+        ),
+        (
+            "image_size",
+            config.dataset not in ("folder", "shapes"),
+            "is of --dataset folder and shapes",
         ),
         ("download", config.dataset == "folder", "is not for folder: it is your own"),
         ("data_dir", config.dataset == "shapes", "is not for shapes, which is drawn"),

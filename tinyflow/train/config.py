@@ -10,6 +10,7 @@ from tinyflow.data import DATASETS
 from tinyflow.data.augmentation import Augmentation
 from tinyflow.data.dataset import FOLDER
 from tinyflow.data.folder import BAD_IMAGES, LARGEST, MOST_WORKERS
+from tinyflow.data.shapes import SIDES
 from tinyflow.network import Network
 from tinyflow.train.checks import (
     ConfigError,
@@ -40,7 +41,8 @@ class TrainConfig:
             ``Network("mine", MyNet)``.
         dataset: one of ``tinyflow.data.DATASETS``.
         data_dir: folder with the files of the data set; shapes needs none.
-        image_size: pixels that the images of "folder" are given; None means 224.
+        image_size: pixels that the images of "folder" are given and "shapes" are drawn
+            with; None means 224 and 32.
         workers: processes that decode the images of "folder"; None means one less than
             there are cores. The images are the same.
         bad_images: one of `BAD_IMAGES`, of "folder": whether one that cannot be decoded
@@ -230,7 +232,9 @@ class TrainConfig:
         choice("normalize", self.normalize, NORMALIZE)
         choice("device", self.device, DEVICES)
         choice("bad-images", self.bad_images, BAD_IMAGES)
-        whole_in("image-size", self.image_size, 1, LARGEST)
+        drawn = self.dataset == "shapes"
+        least, most = (SIDES[0], SIDES[-1]) if drawn else (1, LARGEST)
+        whole_in("image-size", self.image_size, least, most)
         whole_in("workers", self.workers, 0, MOST_WORKERS)
         for name, number in (
             ("epochs", self.epochs),

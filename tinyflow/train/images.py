@@ -48,18 +48,18 @@ def images_of(config: TrainConfig, split: str, seed: int) -> ImageSet:
     Raises:
         DataError: they are missing or damaged.
     """
-    of_folder: dict[str, Any] = {}
+    given: dict[str, Any] = {}
     if config.dataset == FOLDER:
-        of_folder = {
+        given = {
             "workers": config.workers,
             "bad_images": config.bad_images,
             "checked": Looking(split),
         }
-        if config.image_size is not None:
-            of_folder["image_size"] = config.image_size
+    if config.image_size is not None:
+        given["image_size"] = config.image_size
     limit = config.limit_train if split == "train" else config.limit_test
     found = load_dataset(
-        config.dataset, config.data_dir, split, seed=seed, limit=limit, **of_folder
+        config.dataset, config.data_dir, split, seed=seed, limit=limit, **given
     )
     if isinstance(found, ImageFolder) and found.skipped:
         named = " ".join(found.skipped[:NAMED])

@@ -84,15 +84,17 @@ class Trained:
         name, told = dataset or self.told.dataset, self.told
         if name in DATASETS and name != "shapes" and data_dir is None:
             data_dir = recorded(self.source, name)
-        of_folder: dict[str, Any] = {}
+        given: dict[str, Any] = {}
+        if name == "shapes":
+            given = {"image_size": told.image_size}
         if name == FOLDER:
             skip = self.config.get("bad_images") == "skip"
-            of_folder = {
+            given = {
                 "image_size": told.image_size,
                 "channels": told.in_channels,
                 "bad_images": "skip" if skip else "refuse",
             }
-        data = load_dataset(name, data_dir, "test", limit=limit, **of_folder)
+        data = load_dataset(name, data_dir, "test", limit=limit, **given)
         shape = (told.in_channels, told.image_size, told.num_classes)
         if shape != (data.in_channels, data.image_size, data.num_classes):
             raise CheckpointError(
