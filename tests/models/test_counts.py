@@ -49,6 +49,9 @@ CIFAR = {
     "densenet_bc100_12": (769_162, 800_032, 287_929_692),
     "densenet_bc250_24": (15_324_406, 15_480_556, 5_418_785_724),
     "densenet_bc190_40": (25_624_430, 25_821_620, 9_301_945_740),
+    # Ma et al. 2018: x1.0 as at 224 pixels but for the strides before the first stage,
+    # (32/56)^2 of the 135,755,480 from there to the average
+    "shufflenet_v2_cifar": (1_263_854, 1_356_104, 663_552 + 44_328_320 + 10_240),
 }
 IMAGENET = {
     "resnet18_a": (224, 11_007_818, 11_515_688, 1_794_805_760),

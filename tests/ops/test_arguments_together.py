@@ -19,9 +19,9 @@ from tinyflow.ops.arguments import fits_parameters
 INTEGERS = {"add", "sub", "mul", "neg", "pow", "relu", "relu6", "sum", "amax"}
 INTEGERS |= {"matmul", "reshape", "flatten", "permute", "transpose"}
 INTEGERS |= {"abs", "maximum", "minimum", "clamp", "where"}
-INTEGERS |= {"squeeze", "stack", "pad", "getitem", "concat", "split"}
+INTEGERS |= {"channel_shuffle", "squeeze", "stack", "pad", "getitem", "concat", "split"}
 MOVING = {"sum", "amax", "reshape", "flatten", "permute", "transpose", "pad"}
-MOVING |= {"squeeze", "stack", "getitem", "concat", "split"}  # truth values too
+MOVING |= {"squeeze", "stack", "getitem", "concat", "split", "channel_shuffle"}  # truth values too
 
 
 @pytest.mark.parametrize("name", ops.__all__)

@@ -47,6 +47,7 @@ from tinyflow.ops.norm import (
 from tinyflow.ops.pool import avg_pool2d, global_avg_pool2d, max_pool2d
 from tinyflow.ops.reduce import amax, mean, sum, var
 from tinyflow.ops.shape import (
+    channel_shuffle,
     concat,
     flatten,
     getitem,
@@ -71,6 +72,7 @@ __all__ = [
     "avg_pool2d",
     "batch_norm",
     "bce_with_logits",
+    "channel_shuffle",
     "clamp",
     "concat",
     "conv2d",
