@@ -91,6 +91,8 @@ class ShuffleNetV2(nn.Module):
         in_channels: int,
         rng: nn.Rng,
     ) -> None:
+        if width not in WIDTHS:
+            raise ValueError(f"width must be 0.5, 1.0, 1.5 or 2.0, not {width!r}")
         *stages, last = WIDTHS[width]
         self.conv1 = conv_bn(in_channels, STEM, 3, stem, rng, nn.ReLU())
         self.maxpool = nn.MaxPool2d(3, 2, 1) if stem > 1 else nn.Identity()

@@ -11,6 +11,7 @@ import models
 from models.densenet import DenseNet
 from models.preact_resnet import PreActResNet, Unit
 from models.quadir import QuadirCNN, QuadirResNet
+from models.shufflenet import ShuffleNetV2
 from tinyflow.flow.claims.nets import OWN
 
 # At the native size: parameters for 10, 100 and 1000 classes where there is such a data
@@ -139,6 +140,7 @@ def test_options_that_a_network_does_not_know_are_refused():
         (partial(QuadirCNN, "full"), "padding must be 'same' or 'valid', not 'full'"),
         (partial(QuadirResNet, "none"), "first must be 'stem' or 'projection'"),
         (partial(DenseNet, (2,), stem="mnist"), "stem must be 'imagenet' or 'cifar'"),
+        (partial(ShuffleNetV2, 0.75), "width must be 0.5, 1.0, 1.5 or 2.0, not 0.75"),
         (partial(PreActResNet, Unit, 18), r"6n \+ 2 layers, not 18"),
     ):
         with pytest.raises(ValueError, match=said):
