@@ -96,12 +96,14 @@ class ShuffleNetV2(nn.Module):
         *stages, last = WIDTHS[width]
         self.conv1 = conv_bn(in_channels, STEM, 3, stem, rng, nn.ReLU())
         self.maxpool = nn.MaxPool2d(3, 2, 1) if stem > 1 else nn.Identity()
-        cin = STEM
-        for i, (cout, units) in enumerate(zip(stages, UNITS, strict=True), 2):
-            same = (SplitUnit(cout, rng) for _ in range(units - 1))
-            setattr(self, f"stage{i}", nn.Sequential(DownUnit(cin, cout, rng), *same))
-            cin = cout
-        self.conv5 = conv_bn(cin, last, 1, 1, rng, nn.ReLU())
+        self.stage2, self.stage3, self.stage4 = (
+            nn.Sequential(
+                DownUnit(cin, cout, rng),
+                *(SplitUnit(cout, rng) for _ in range(units - 1)),
+            )
+            for cin, cout, units in zip([STEM, *stages], stages, UNITS, strict=False)
+        )
+        self.conv5 = conv_bn(stages[-1], last, 1, 1, rng, nn.ReLU())
         self.avgpool = nn.GlobalAvgPool2d()
         self.fc = nn.Linear(last, num_classes, std=0.01, rng=rng)
 

@@ -160,7 +160,8 @@ def channel_shuffle(input: Tensor, groups: int) -> Tensor:
 
 def _shuffled(x: Array, groups: int, size: int) -> Array:
     """The channels of `groups` groups of that size in turn, in the order of memory."""
-    y, run = array_module(x).empty_like(x), engine(x)
+    run = engine(x)
+    y: Array = array_module(x).empty_like(x)
     for j in range(min(groups, size)):  # a slice of as many channels as there can be
         block = slice(j * max(groups, size), (j + 1) * max(groups, size))
         if groups <= size:
