@@ -22,7 +22,7 @@ from tinyflow.network import Network
 
 @dataclass(frozen=True)
 class Small:
-    """What makes it, side and channels of its images, a rate at which it learns.
+    """What makes it, side and channels of its images, at what rate and how long it learns.
 
     `peer` is name and arguments of the same in ``tests.oracles.torch_families``; for
     `floor` see ``tests.models.compare``: where a normalisation follows another, through
@@ -34,6 +34,7 @@ class Small:
     size: int
     channels: int = 3
     lr: float = 0.05
+    epochs: int = 8
     floor: float = 1e-6
 
     def build(self, seed: int = 0) -> nn.Module:
@@ -111,6 +112,8 @@ FAMILIES = {
         partial(ShuffleNetV2, 0.5),
         ("Shuffle", (48, 96, 192), 1024, True),
         40,
+        lr=0.01,
+        epochs=24,
         floor=1e-3,
     ),
     "shufflenet_cifar": Small(
