@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from functools import partial
 
-from tinyflow import nn, ops
+from tinyflow import nn
 from tinyflow.network import Network
-from tinyflow.tape import mark
+from tinyflow.ops.shuffle import concat_shuffle
 from tinyflow.tensor import Tensor, fork
 
 from .mobilenet import conv_bn
@@ -48,7 +48,7 @@ class SplitUnit(nn.Module):
         """(N, channels, H, W) → the same shape."""
         shortcut, residual = fork(x, "shortcut", "residual")
         kept, f = shortcut[:, : self.half], self.branch2(residual[:, self.half :])
-        return ops.channel_shuffle(mark(ops.concat([kept, f], 1), "H"), 2)
+        return concat_shuffle([kept, f], "H")
 
 
 class DownUnit(nn.Module):
@@ -66,8 +66,7 @@ class DownUnit(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, cin, H, W) → (N, cout, H/2, W/2)."""
         one, two = fork(x, "branch1", "branch2")
-        h = ops.concat([self.branch1(one), self.branch2(two)], 1)
-        return ops.channel_shuffle(mark(h, "H"), 2)
+        return concat_shuffle([self.branch1(one), self.branch2(two)], "H")
 
 
 class ShuffleNetV2(nn.Module):

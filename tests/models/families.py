@@ -22,7 +22,7 @@ from tinyflow.network import Network
 
 @dataclass(frozen=True)
 class Small:
-    """What makes it, side and channels of its images, at what rate and how long it learns.
+    """What makes it, side and channels of its images, how fast and long it learns.
 
     `peer` is name and arguments of the same in ``tests.oracles.torch_families``; for
     `floor` see ``tests.models.compare``: where a normalisation follows another, through

@@ -47,7 +47,6 @@ from tinyflow.ops.norm import (
 from tinyflow.ops.pool import avg_pool2d, global_avg_pool2d, max_pool2d
 from tinyflow.ops.reduce import amax, mean, sum, var
 from tinyflow.ops.shape import (
-    channel_shuffle,
     concat,
     flatten,
     getitem,
@@ -59,6 +58,7 @@ from tinyflow.ops.shape import (
     stack,
     transpose,
 )
+from tinyflow.ops.shuffle import channel_shuffle
 from tinyflow.ops.softmax import log_softmax, softmax
 
 sweep.add = lambda a, b, out=None: engine(a).add(a, b, out)  # the core knows no kernel

@@ -123,54 +123,6 @@ def squeeze(input: Tensor, dim: int | Sequence[int] | None = None) -> Tensor:
     return reshape(input, [n for i, n in enumerate(shape) if n != 1 or i not in axes])
 
 
-def channel_shuffle(input: Tensor, groups: int) -> Tensor:
-    """The channels of `groups` groups, one after the other in turn.
-
-    With g groups of m = C/g channels y[:, g i + j] = x[:, m j + i]: the first of each
-    group, then the second of each, and so on (Zhang et al. 2017, arXiv:1707.01083).
-    ∂L/∂x = the gradient with the order undone, which is a shuffle of m groups.
-
-    Args:
-        input: (N, C, …).
-        groups: g, a divisor of C.
-
-    Raises:
-        ValueError: the channels do not make `groups` equal groups, or the input has
-            fewer than two axes.
-    """
-    x = array_of("channel_shuffle", input)
-    count = whole("channel_shuffle", groups, "groups", 1)
-    if x.ndim < 2:
-        raise ValueError(
-            f"channel_shuffle: input must have channels, (N, C, ...), not {x.shape}"
-        )
-    size, rest = divmod(x.shape[1], count)
-    if rest:
-        raise ValueError(
-            f"channel_shuffle: groups={count} must divide the {x.shape[1]} channels of "
-            "input"
-        )
-    return record(
-        "channel_shuffle",
-        _shuffled(x, count, size),
-        (input,),
-        lambda g, need: (_shuffled(g, size, count),),
-    )
-
-
-def _shuffled(x: Array, groups: int, size: int) -> Array:
-    """The channels of `groups` groups of that size in turn, in the order of memory."""
-    run = engine(x)
-    y: Array = array_module(x).empty_like(x)
-    for j in range(min(groups, size)):  # a slice of as many channels as there can be
-        block = slice(j * max(groups, size), (j + 1) * max(groups, size))
-        if groups <= size:
-            run.copy(x[:, block], y[:, j::groups])
-        else:
-            run.copy(x[:, j::size], y[:, block])
-    return y
-
-
 def pad(input: Tensor, pad: Sequence[int], value: float = 0.0) -> Tensor:
     """A border of `value` around x;  ∂L/∂x = g without the border.
 
