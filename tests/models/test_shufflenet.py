@@ -140,3 +140,17 @@ def test_what_is_joined_whole_is_no_identity():
         loss = ops.sum(nn.Sequential(Unit())(x))
     tape.backward(loss)
     assert [b.kind for b in find_blocks(tape)] == ["other"]
+
+
+def test_in_a_figure_the_terms_of_both_kinds_of_unit_look_different():
+    pytest.importorskip("matplotlib")
+    from tinyflow.flow.show.figures_blocks import terms
+
+    _, p = probed("shufflenet_v2_x0_5")
+    figure = terms(flow.block_terms(p.tape), "shufflenet_v2_x0_5", "")
+    norms, *_ = figure.axes
+    looks = {line.get_label(): line.get_color() for line in norms.get_lines()}
+    colours = [looks[t] for t in ("branch1", "branch2", "shortcut", "residual")]
+    assert len(set(colours)) == 4
+    said = " ".join(text.get_text() for text in figure.texts)
+    assert "the sum branch1 + branch2 or shortcut + residual." in " ".join(said.split())
