@@ -29,6 +29,7 @@ from . import (
     resnet,
     resnet_rs,
     se_resnet,
+    shufflenet,
     squeezenet,
     vgg,
 )
@@ -62,6 +63,7 @@ FAMILIES = {
         *inception_v4.NETWORKS,
     ],
     "MobileNet": mobilenet.NETWORKS,
+    "ShuffleNet": shufflenet.NETWORKS,
     "EfficientNet": efficientnet.NETWORKS,
     "SqueezeNet": squeezenet.NETWORKS,
     "Quadir": quadir.NETWORKS,

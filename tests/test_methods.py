@@ -132,6 +132,7 @@ def test_every_operator_of_one_tensor_that_is_no_layer_is_a_method():
     methods = {n for n in ops.__all__ if getattr(Tensor, n, None) is getattr(ops, n)}
     layers = {"batch_norm", "conv2d", "cross_entropy", "dropout", "linear", "pad"}
     layers |= {"bce_with_logits", "mse_loss", "nll_loss"}
+    layers |= {"channel_shuffle"}
     layers |= {"local_response_norm", "group_norm", "layer_norm", "dropout2d"}
     pools = {"avg_pool2d", "global_avg_pool2d", "max_pool2d"}
     pools |= {"adaptive_avg_pool2d", "adaptive_max_pool2d"}

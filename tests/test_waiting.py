@@ -14,6 +14,7 @@ from tests.ops.test_table import values_and_gradients
 from tinyflow import Tape, Tensor, nn, ops
 from tinyflow.heads import loss_of
 from tinyflow.kernels.engine import PLAIN, engine, forced
+from tinyflow.ops.shuffle import concat_shuffle
 from tinyflow.ops.stack import ChannelStack
 from tinyflow.tape import mark
 from tinyflow.tensor import fork
@@ -71,7 +72,17 @@ WAYS = {  # function, its inputs, operators on a tape that fuses
         (MAPS, GATES, OTHER),
         ["sigmoid", "mul"],
     ),
+    "join and shuffle": (
+        lambda x, r, t: concat_shuffle([x, r, t], "H"),
+        (MAPS, OTHER, MAPS + 1),
+        ["channel_shuffle"],
+    ),
     # What cannot join
+    "join different widths and shuffle": (
+        lambda x, r: concat_shuffle([x[:, :1], r], "H"),
+        (MAPS, OTHER),
+        ["slice", "concat", "channel_shuffle"],
+    ),
     "norm twice itself": (
         lambda x, w, b: (lambda h: ops.relu(h + h))(norm(x, w, b)),
         (MAPS, *VECTORS),

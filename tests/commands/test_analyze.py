@@ -247,6 +247,7 @@ def test_training_draws_a_trace(tmp_path):
             "analyze.py dense",
         ),
         (("dense", "--model", "resnet20", *SMALL), "no dense blocks"),
+        (("dense", "--model", "shufflenet_v2_cifar", *SMALL), "no dense blocks"),
         (
             ("paths", "--model", "plain20", *SMALL),
             "no paths to count: use analyze.py blocks",

@@ -19,6 +19,9 @@ BLOCKS = {  # of each kind one that no other test of this folder has
     ("preact_resnet14", "layer2.0"): "option A",
     ("preact_resnet20", "layer1.0"): "projection",
     ("preact_resnet20", "layer3.0"): "projection",
+    ("shufflenet", "stage2.0"): "branches",
+    ("shufflenet", "stage3.2"): "channel split",
+    ("shufflenet_cifar", "stage2.1"): "channel split",
     ("resnet_rs", "layer1.0"): "projection",
     ("resnet_rs", "layer2.0"): "average pool",
     ("resnet_rs", "layer2.1"): "identity",
@@ -28,6 +31,8 @@ WAYS = {  # which of the edges at the forks a term crosses
     "residual": {"residual", "scale", "squeeze"},
     "gain": {"residual", "scale"},
     "gate": {"residual", "squeeze"},
+    "branch1": {"branch1"},
+    "branch2": {"branch2"},
 }
 
 

@@ -15,15 +15,18 @@ from models.quadir import QuadirCNN, QuadirResNet
 from models.resnet import BasicBlock, ResNet
 from models.resnet_rs import ResNetRS
 from models.se_resnet import squeeze_excitation
+from models.shufflenet import ShuffleNetV2
 from tinyflow import nn
 from tinyflow.network import Network
 
 
 @dataclass(frozen=True)
 class Small:
-    """What makes it, side and channels of its images, a rate at which it learns.
+    """What makes it, side and channels of its images, how fast and long it learns.
 
-    `peer` is name and arguments of the same in ``tests.oracles.torch_families``.
+    `peer` is name and arguments of the same in ``tests.oracles.torch_families``; for
+    `floor` see ``tests.models.compare``: where a normalisation follows another, through
+    a 1x1 convolution, the shift of the first has no effect.
     """
 
     make: Any
@@ -31,6 +34,8 @@ class Small:
     size: int
     channels: int = 3
     lr: float = 0.05
+    epochs: int = 8
+    floor: float = 1e-6
 
     def build(self, seed: int = 0) -> nn.Module:
         """The network."""
@@ -102,5 +107,19 @@ FAMILIES = {
     ),
     "densenet_cifar_bc": Small(
         densenet_cifar_bc, ("Dense", (2, 3, 2), 6, False, True), 12
+    ),
+    "shufflenet": Small(
+        partial(ShuffleNetV2, 0.5),
+        ("Shuffle", (48, 96, 192), 1024, True),
+        40,
+        lr=0.01,
+        epochs=24,
+        floor=1e-3,
+    ),
+    "shufflenet_cifar": Small(
+        partial(ShuffleNetV2, 1.0, 1),
+        ("Shuffle", (116, 232, 464), 1024, False),
+        12,
+        floor=1e-3,
     ),
 }

@@ -11,6 +11,7 @@ import models
 from models.densenet import DenseNet
 from models.preact_resnet import PreActResNet, Unit
 from models.quadir import QuadirCNN, QuadirResNet
+from models.shufflenet import ShuffleNetV2
 from tinyflow.flow.claims.nets import OWN
 
 # At the native size: parameters for 10, 100 and 1000 classes where there is such a data
@@ -49,6 +50,9 @@ CIFAR = {
     "densenet_bc100_12": (769_162, 800_032, 287_929_692),
     "densenet_bc250_24": (15_324_406, 15_480_556, 5_418_785_724),
     "densenet_bc190_40": (25_624_430, 25_821_620, 9_301_945_740),
+    # Ma et al. 2018: x1.0 as at 224 pixels but for the strides before the first stage,
+    # (32/56)^2 of the 135,755,480 from there to the average
+    "shufflenet_v2_cifar": (1_263_854, 1_356_104, 663_552 + 44_328_320 + 10_240),
 }
 IMAGENET = {
     "resnet18_a": (224, 11_007_818, 11_515_688, 1_794_805_760),
@@ -136,6 +140,7 @@ def test_options_that_a_network_does_not_know_are_refused():
         (partial(QuadirCNN, "full"), "padding must be 'same' or 'valid', not 'full'"),
         (partial(QuadirResNet, "none"), "first must be 'stem' or 'projection'"),
         (partial(DenseNet, (2,), stem="mnist"), "stem must be 'imagenet' or 'cifar'"),
+        (partial(ShuffleNetV2, 0.75), "width must be 0.5, 1.0, 1.5 or 2.0, not 0.75"),
         (partial(PreActResNet, Unit, 18), r"6n \+ 2 layers, not 18"),
     ):
         with pytest.raises(ValueError, match=said):

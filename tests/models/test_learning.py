@@ -21,7 +21,7 @@ def test_the_loss_of_a_family_falls(name):
     parts = [slice(i, i + 20) for i in (0, 20, 40)]
     losses = [
         [train_step(model, images[p], shapes.labels[p], rule).loss for p in parts]
-        for _ in range(8)
+        for _ in range(small.epochs)
     ]
     first, last = np.mean(losses[0]), np.mean(losses[-1])
     assert last < 0.8 * first and last < np.log(10), losses

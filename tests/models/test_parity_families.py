@@ -41,7 +41,7 @@ def test_a_family_equals_pytorch(name):
     }
     theirs = dict(peer.named_parameters())
     assert len(theirs) == len(model.parameters())
-    same_as_pytorch(torch, model, images, labels, peer, theirs)
+    same_as_pytorch(torch, model, images, labels, peer, theirs, small.floor)
     buffers = dict(peer.named_buffers())
     for path, buffer in model.named_buffers():
         np.testing.assert_allclose(buffer, buffers[path], 1e-9, 1e-12, err_msg=path)

@@ -64,6 +64,7 @@ CALLS = {
     "transpose": lambda: {"input": images(), "dim0": 0, "dim1": 1},
     "pad": lambda: {"input": images(), "pad": (1, 1), "value": 0.0},
     "getitem": lambda: {"input": images(), "index": 0},
+    "channel_shuffle": lambda: {"input": images(), "groups": 2},
     "concat": lambda: {"tensors": [images(), images()], "dim": 0},
     "stack": lambda: {"tensors": [images(), images()], "dim": 0},
     "split": lambda: {"tensor": images(), "split_size_or_sections": 2, "dim": 1},
@@ -222,6 +223,7 @@ LAYERS = {
         "ignore_index": 7,
         "reduction": "mean",
     },
+    "ChannelShuffle": {"groups": 2},
     "Flatten": {"start_dim": 1, "end_dim": -1},
     "MSELoss": {"reduction": "mean"},
     "BCEWithLogitsLoss": {

@@ -19,9 +19,10 @@ from tinyflow.ops.arguments import fits_parameters
 INTEGERS = {"add", "sub", "mul", "neg", "pow", "relu", "relu6", "sum", "amax"}
 INTEGERS |= {"matmul", "reshape", "flatten", "permute", "transpose"}
 INTEGERS |= {"abs", "maximum", "minimum", "clamp", "where"}
-INTEGERS |= {"squeeze", "stack", "pad", "getitem", "concat", "split"}
+INTEGERS |= {"channel_shuffle", "squeeze", "stack", "pad", "getitem", "concat", "split"}
+# What takes truth values, too
 MOVING = {"sum", "amax", "reshape", "flatten", "permute", "transpose", "pad"}
-MOVING |= {"squeeze", "stack", "getitem", "concat", "split"}  # truth values too
+MOVING |= {"channel_shuffle", "squeeze", "stack", "getitem", "concat", "split"}
 
 
 @pytest.mark.parametrize("name", ops.__all__)
@@ -87,6 +88,11 @@ IMAGE = ones(1, 2, 4, 4)
         (lambda: ops.group_norm(ones(2, 2, 0), 1), "group_norm: input"),
         (lambda: ops.layer_norm(IMAGE, 3), "layer_norm: input .*normalized_shape"),
         (lambda: ops.layer_norm(IMAGE, 4, ones(2)), "layer_norm: weight"),
+        (
+            lambda: ops.channel_shuffle(IMAGE, 3),
+            r"channel_shuffle: groups=3 must divide",
+        ),
+        (lambda: ops.channel_shuffle(ones(4), 2), "channel_shuffle: input must have c"),
         (lambda: nn.GroupNorm(3, 4), "GroupNorm: num_channels=4"),
         (lambda: ops.stack([IMAGE, ones(1, 2)]), r"stack: tensors\[1\]"),
         (lambda: ops.softmax(ones(2, 0), 1), "softmax: input .* no entries"),

@@ -243,6 +243,10 @@ ROWS = [
         (X, spaced(2, 1, 4), X),
         "dim=1",
     ),
+    *(
+        row("channel_shuffle", F.channel_shuffle, x, groups=groups)
+        for x, groups in ((IMAGES, 2), (spaced(2, 6, 3, 2), 3), (spaced(1, 6, 5), 6))
+    ),
     split_row(split_size_or_sections=2, dim=1),
     split_row(split_size_or_sections=[1, 3], dim=-1),
     row("linear", F.linear, X, spaced(5, 4, seed=1)),

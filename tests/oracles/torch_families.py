@@ -290,3 +290,54 @@ class ResNetRS(nn.Module):
         for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
             x = layer(x)
         return self.fc(x.mean((2, 3)))
+
+
+def alone(cin, cout, kernel=1, stride=1, relu=True, groups=1):
+    """Convolution, normalisation and, where asked for, ReLU."""
+    layers = conv(cin, cout, kernel, stride, groups=groups), nn.BatchNorm2d(cout)
+    return [*layers, *([nn.ReLU()] if relu else [])]
+
+
+class ShuffleUnit(nn.Module):
+    """Ma et al. 2018, Figure 3 (c) and, with stride 2, (d)."""
+
+    def __init__(self, cin, cout, stride):
+        super().__init__()
+        self.stride, half = stride, cout // 2
+        if stride == 2:
+            self.branch1 = nn.Sequential(
+                *alone(cin, cin, 3, 2, False, cin), *alone(cin, half)
+            )
+        self.branch2 = nn.Sequential(
+            *alone(cin if stride == 2 else half, half),
+            *alone(half, half, 3, stride, False, half),
+            *alone(half, half),
+        )
+
+    def forward(self, x):
+        if self.stride == 2:
+            parts = self.branch1(x), self.branch2(x)
+        else:
+            kept, rest = x.chunk(2, 1)
+            parts = kept, self.branch2(rest)
+        return torch.stack(parts, 2).flatten(1, 2)
+
+
+class Shuffle(nn.Module):
+    """The same paper's network; torchvision's halves, a max pool if `large`."""
+
+    def __init__(self, widths, last, large):
+        super().__init__()
+        self.conv1, cin = nn.Sequential(*alone(3, 24, 3, 2 if large else 1)), 24
+        self.maxpool = nn.MaxPool2d(3, 2, 1) if large else nn.Identity()
+        for i, (cout, count) in enumerate(zip(widths, (4, 8, 4), strict=True), 2):
+            units = [ShuffleUnit(cin, cout, 2)]
+            units += [ShuffleUnit(cout, cout, 1) for _ in range(count - 1)]
+            setattr(self, f"stage{i}", nn.Sequential(*units))
+            cin = cout
+        self.conv5, self.fc = nn.Sequential(*alone(cin, last)), nn.Linear(last, 10)
+
+    def forward(self, x):
+        x = self.maxpool(self.conv1(x))
+        x = self.conv5(self.stage4(self.stage3(self.stage2(x))))
+        return self.fc(x.mean((2, 3)))

@@ -9,6 +9,9 @@ With H(x) = F(x) + S(x) and g = ∂L/∂·, J a Jacobian and s the gate of an SE
 
 Where x is forked into branches with other names that are concatenated (Inception, Fire)
 each of them is a term: g_x = Σ_b J_bᵀ g_b. A gate may stand anywhere in F (MBConv).
+Where the channels of x are split and H = [x₁ | F(x₂)] (ShuffleNet-v2) the shortcut's
+term is [g₁ | 0] and the residual one [0 | J_Fᵀ g₂]: they share no entry, so that their
+cosine is 0 and no term can cancel the other.
 
 Every term is an edge, or one pullback from an edge; none is estimated. H is the sum
 *before* the ReLU: g_H = 1[H > 0] ⊙ g_y, so even an identity shortcut carries a product
@@ -53,8 +56,10 @@ class Block:
         name: module path, e.g. ``layer3.2``.
         kind: "plain", or how its shortcut runs: "identity", "pre-activation" (identity
             but for what comes before the fork), "projection", "option A", "average
-            pool" (and what follows it), "other"; or "branches".
-        x, h: its input and H, the sum, which enters its last ReLU if it has one.
+            pool" (and what follows it), "channel split" (H joins what it does not
+            add), "other"; or "branches".
+        x, h: its input and H, the sum or concatenation, which enters its last ReLU if
+            it has one.
         out: its output, if it has a name.
         fork: what it forks: x, or the value that everything from x passes first.
         residual, shortcut: the two edges into that; None in a plain block.
@@ -160,12 +165,10 @@ def _block(tape: Tape, path: str, h: Node) -> Block:
     shortcut = _labelled(tape, fork, "shortcut", inside)
     kind, f = "plain", h
     if shortcut is not None:
-        consumer = tape.nodes[shortcut.index]
-        kind = KINDS.get(consumer.op, "other")
-        if consumer is h:
-            kind = "identity" if fork is x else "pre-activation"
+        kind = _kind(tape, x, h, fork, shortcut, residual)
         # H reads the residual branch in the slot that the shortcut does not use.
-        side = next(e for e in h.edges if e.producer is not fork)
+        along = fork, tape.nodes[shortcut.index]
+        side = next(e for e in h.edges if e.producer not in along)
         f = side.producer
     scale = squeeze = None
     gates = _gates(tape, inside, x)
@@ -178,6 +181,25 @@ def _block(tape: Tape, path: str, h: Node) -> Block:
     out = tape.names.get(path)
     edges = residual, shortcut, f, scale, squeeze
     return Block(path, kind, x, h, out, fork, *edges, inside, branches)
+
+
+def _kind(
+    tape: Tape, x: Node, h: Node, fork: Node, shortcut: Edge, residual: Edge | None
+) -> str:
+    """How the shortcut runs, see :class:`Block`."""
+    reader = tape.nodes[shortcut.index]
+    if h.op == "concat":  # nothing is added, and S moves what it passes on
+        if residual is None or reader not in [e.producer for e in h.edges]:
+            return "other"
+        halves = reader, tape.nodes[residual.index]
+        cut = all(
+            half.op == "slice" and half.shape[2:] == x.shape[2:] for half in halves
+        )
+        whole = cut and sum(half.shape[1] for half in halves) == x.shape[1]
+        return "channel split" if whole and fork is x else "other"
+    if reader is h:
+        return "identity" if fork is x else "pre-activation"
+    return KINDS.get(reader.op, "other") if h.op == "add" else "other"
 
 
 def _inside(x: Node, h: Node) -> frozenset[int]:

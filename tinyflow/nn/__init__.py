@@ -21,7 +21,7 @@ from tinyflow.nn.container import Identity, ModuleList, Sequential
 from tinyflow.nn.dropout import Dropout, Dropout2d, StochasticDepth
 from tinyflow.nn.gate import SqueezeExcitation
 from tinyflow.nn.initial import normal, ones, zeros
-from tinyflow.nn.linear import Conv2d, Flatten, Linear
+from tinyflow.nn.linear import ChannelShuffle, Conv2d, Flatten, Linear
 from tinyflow.nn.loss import BCEWithLogitsLoss, CrossEntropyLoss, MSELoss, NLLLoss
 from tinyflow.nn.norm import BatchNorm2d, GroupNorm, LayerNorm, LocalResponseNorm
 from tinyflow.nn.pooling import (
@@ -40,6 +40,7 @@ __all__ = [
     "AvgPool2d",
     "BCEWithLogitsLoss",
     "BatchNorm2d",
+    "ChannelShuffle",
     "Conv2d",
     "CrossEntropyLoss",
     "Dropout",

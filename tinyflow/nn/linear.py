@@ -120,3 +120,14 @@ class Flatten(Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, …) → (N, everything else)."""
         return ops.flatten(x, self.start_dim, self.end_dim)
+
+
+class ChannelShuffle(Module):
+    """Channels of several groups in turn, see :func:`tinyflow.ops.channel_shuffle`."""
+
+    def __init__(self, groups: int) -> None:
+        self.groups = whole(type(self).__name__, groups, "groups", 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, …) → the same shape."""
+        return ops.channel_shuffle(x, self.groups)

@@ -58,6 +58,7 @@ from tinyflow.ops.shape import (
     stack,
     transpose,
 )
+from tinyflow.ops.shuffle import channel_shuffle
 from tinyflow.ops.softmax import log_softmax, softmax
 
 sweep.add = lambda a, b, out=None: engine(a).add(a, b, out)  # the core knows no kernel
@@ -71,6 +72,7 @@ __all__ = [
     "avg_pool2d",
     "batch_norm",
     "bce_with_logits",
+    "channel_shuffle",
     "clamp",
     "concat",
     "conv2d",

@@ -42,13 +42,15 @@ BRANCHES: tuple[dict[str, Any], ...] = (  # terms with names of their own, in or
 
 
 def drawn(names: Collection[str]) -> dict[str, dict[str, Any]]:
-    """How each of these terms is drawn, in the order of the legend."""
+    """How each of these terms is drawn, in the order of the legend.
+
+    Those with names of their own look like none of the others.
+    """
     known = {name: how for name, how in TERMS.items() if name in names}
     others = [name for name in dict.fromkeys(names) if name not in TERMS]
-    own = {
-        name: BRANCHES[i % len(BRANCHES)] | {"label": name}
-        for i, name in enumerate(others)
-    }
+    taken = [how["color"] for how in known.values()]
+    free = [how for how in BRANCHES if how["color"] not in taken]
+    own = {name: free[i % len(free)] | {"label": name} for i, name in enumerate(others)}
     return own | known
 
 

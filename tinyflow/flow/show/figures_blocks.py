@@ -108,7 +108,7 @@ def terms(blocks: Sequence[Terms], name: str, conditions: str) -> Figure:
         figure = frame(
             f"{name}: what the gradient of each block consists of",
             conditions,
-            _caption(found),
+            _caption(found, blocks),
         )
         names = [b.name for b in blocks]
         rows = 2 if plain else 3
@@ -126,7 +126,7 @@ def terms(blocks: Sequence[Terms], name: str, conditions: str) -> Figure:
         return figure
 
 
-def _caption(found: Collection[str]) -> str:
+def _caption(found: Collection[str], blocks: Sequence[Terms]) -> str:
     start = (
         "How to read: one position per block, the image to the left, the loss to the "
         "right; the gradient travels from right to left. "
@@ -138,7 +138,11 @@ def _caption(found: Collection[str]) -> str:
             "through F, and the two differ by what F does to it. Below: the second "
             "divided by the first; below 1 the block shrinks the gradient."
         )
-    names = " + ".join(t for t in found if t not in ("F", "other"))
+    of = [
+        [t for t in found if t in b.shares and t not in ("F", "other")] for b in blocks
+    ]
+    sums = dict.fromkeys(" + ".join(terms) for terms in of if terms)
+    names = " or ".join(sums) if len(sums) <= 3 else "of its terms"
     names += " (where there is no shortcut, F alone)" if "F" in found else ""
     return start + (
         f"The gradient of a block's input is the sum {names}. Top: their sizes (powers "
