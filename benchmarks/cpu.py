@@ -32,6 +32,7 @@ import tinyflow
 from benchmarks.process import Process
 from tinyflow.kernels.native.library import library_path
 
+SMALL = ("mobilenet_v2", "shufflenet_v2_x1_0", "efficientnet_b0")
 NETWORKS = ("resnet20", "resnet56", "vgg19", "resnet50", "se_resnet50", "densenet121")
 FORMATS = ("contiguous", "channels_last")
 TIERS = {"base": "numpy", "compiled": "native"}
@@ -45,6 +46,7 @@ def settings(quick: bool, networks: Sequence[str]) -> list[Setting]:
     if not quick:
         found += [(n, "inference", b, 32) for n in networks for b in (64, 1)]
         found += [(n, "step", 8, 224) for n in networks if n == "resnet50"]
+        found += [(n, "inference", 1, 224) for n in networks if n in SMALL]
     return found
 
 
@@ -135,13 +137,13 @@ def main(
         f"tinyflow {tinyflow.__version__}, NumPy {np.__version__} | PyTorch {torch} | "
         f"{facts['machine']}, float32; peaks in MB"
     )
-    print(f"{'network':<13}{'pass':<10}{'batch':>5}{'size':>5}  {'tier':<9}", end="")
+    print(f"{'network':<20}{'pass':<10}{'batch':>5}{'size':>5}  {'tier':<9}", end="")
     print(f"{'tinyflow ms':>12}{'PyTorch ms':>11}{'ratio':>7}{'peak':>7}{'theirs':>7}")
     written: list[Any] = []
-    for setting in settings(quick, network or NETWORKS):
+    for setting in settings(quick, network or (*NETWORKS, *SMALL)):
         for row in rows(setting, measure(setting, tiers, rounds), facts):
             name, what, batch, size = setting
-            print(f"{name:<13}{what:<10}{batch:>5}{size:>5}  {row['tier']:<9}", end="")
+            print(f"{name:<20}{what:<10}{batch:>5}{size:>5}  {row['tier']:<9}", end="")
             print(f"{row['tinyflow_ms']:>12.1f}{row['pytorch_ms']:>11.1f}", end="")
             print(f"{row['ratio']:>7.2f}{row['tinyflow_peak_mb']:>7.0f}", end="")
             print(f"{row['pytorch_peak_mb']:>7.0f}", flush=True)

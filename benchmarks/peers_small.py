@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.peers import Peer
-from models import efficientnet, mobilenet, squeezenet
+from models import efficientnet, mobilenet, shufflenet, squeezenet
 
 
 def peer_of(model, channels_last=False):
@@ -17,13 +17,15 @@ def peer_of(model, channels_last=False):
 
 
 class SmallPeer(Peer):
-    """MobileNets, EfficientNet and SqueezeNet, without dropout."""
+    """MobileNets, ShuffleNet, EfficientNet and SqueezeNet, without dropout."""
 
     def __call__(self, images):
         """Logits."""
         network, _, version = self.name.partition("_")
         if network == "mobilenet":
             run = {"v1": self.mobilenet_v1, "v2": self.mobilenet_v2}[version[:2]]
+        elif network == "shufflenet":
+            run = self.shufflenet
         elif network == "efficientnet":
             run = self.efficientnet
         else:
@@ -63,6 +65,26 @@ class SmallPeer(Peer):
                 index += 1
         x = self.unit(x, f"features.{index}", F.relu6)
         return self.linear(x.mean((2, 3)), "classifier.1")
+
+    def shufflenet(self, x):
+        """ShuffleNet-v2 with the stem of ImageNet."""
+        x = self.unit(x, "conv1", F.relu, stride=2)
+        x = F.max_pool2d(x, 3, 2, 1)
+        for stage, units in zip((2, 3, 4), shufflenet.UNITS, strict=True):
+            for i in range(units):
+                at, stride = f"stage{stage}.{i}", 1 if i else 2
+                kept, rest = x.chunk(2, 1) if i else (self.first(x, at), x)
+                f = self.unit(rest, f"{at}.branch2", F.relu)
+                f = self.unit(f, f"{at}.branch2", conv="3", bn="4", stride=stride)
+                f = self.unit(f, f"{at}.branch2", F.relu, conv="5", bn="6")
+                x = torch.stack((kept, f), 2).flatten(1, 2)
+        x = self.unit(x, "conv5", F.relu)
+        return self.linear(x.mean((2, 3)), "fc")
+
+    def first(self, x, at):
+        """The first branch of a unit with stride 2."""
+        x = self.unit(x, f"{at}.branch1", stride=2)
+        return self.unit(x, f"{at}.branch1", F.relu, conv="2", bn="3")
 
     def efficientnet(self, x):
         """EfficientNet."""

@@ -200,8 +200,8 @@ class ndarray:
             return self
         return machine.new(self._a.astype(dtype, order))
 
-    def clip(self, low: Any, high: Any) -> ndarray:
-        return calculate(np.clip, (self, low, high))
+    def clip(self, low: Any = None, high: Any = None, out: Any = None) -> ndarray:
+        return calculate(np.clip, (self, low, high), out)
 
     def dot(self, other: ndarray) -> ndarray:
         return calculate(np.dot, (self, other))

@@ -46,8 +46,8 @@ from tests.fakes.strict_array import (
 from tinyflow.kernels.engine import PLAIN
 
 UFUNCS = (
-    "absolute add bitwise_and divide equal exp expm1 greater isfinite log log1p "
-    "logical_not maximum minimum multiply negative sqrt square subtract tanh "
+    "absolute add bitwise_and copysign divide equal exp expm1 greater isfinite log "
+    "log1p logical_not maximum minimum multiply negative sqrt square subtract tanh "
     "true_divide where"
 ).split()
 """Element-wise functions, all under NumPy's names."""

@@ -101,13 +101,16 @@ def test_widths_are_those_of_the_paper():
     )
 
 
-@pytest.mark.parametrize("name", [*SMALL, "squeezenet1_0", "efficientnet_b1"])
+@pytest.mark.parametrize(
+    "name", [*SMALL, "squeezenet1_0", "efficientnet_b1", "shufflenet_v2_x1_0"]
+)
 def test_loss_and_every_gradient_equal_pytorchs(name):
     torch = pytest.importorskip("torch")
     from benchmarks.peers_small import SmallPeer
 
-    model = models.find(name).build(seed=3, dropout=0.0) if "v1" not in name else None
-    model = model or models.build_model(name, seed=3)
+    network = models.find(name)
+    none = {"dropout": 0.0} if network.takes("dropout") else {}
+    model = network.build(seed=3, **none)
     model.to(dtype="float64")
     peer = SmallPeer(model)
     rng = np.random.default_rng(0)

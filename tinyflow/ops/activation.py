@@ -79,7 +79,8 @@ def hardswish(input: Tensor) -> Tensor:
         slope = xp.where(off, 0, xp.where(x >= 3, 1, x / 3 + 0.5))
         return (kept(g, ~off) * slope,)
 
-    y = x.clip(-3) * (x + 3).clip(0, 6) / 6  # not -∞ · 0
+    bounded = array_module(x).maximum(x, -3)  # -∞ · 0 is not 0
+    y = bounded * (x + 3).clip(0, 6) / 6
     return record("hardswish", y, (input,), pullback)
 
 

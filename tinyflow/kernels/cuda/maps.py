@@ -197,6 +197,22 @@ class Maps(Engine):
             return _rounded(super().sigmoid_grad, g, x)
         return from_rows(launch.sigmoid(to_rows(x), to_rows(g)), x.shape)
 
+    def silu(self, x: Array) -> Array:
+        """Array code; that of bfloat16 in float32, as the others below."""
+        return _rounded(super().silu, x)
+
+    def silu_grad(self, g: Array, x: Array) -> Array:
+        """See :meth:`Engine.silu_grad`."""
+        return _rounded(super().silu_grad, g, x)
+
+    def relu6(self, x: Array) -> Array:
+        """See :meth:`Engine.relu6`."""
+        return _rounded(super().relu6, x)
+
+    def relu6_grad(self, g: Array, y: Array) -> Array:
+        """See :meth:`Engine.relu6_grad`."""
+        return _rounded(super().relu6_grad, g, y)
+
     # --- maps ------------------------------------------------------------------------
 
     def max_pool2d(self, x: Array, window: Window) -> tuple[Array, Array]:

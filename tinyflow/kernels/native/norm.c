@@ -117,13 +117,14 @@ static void normalize_block(const void *job, long index) {
   for (long r = from; r < to; r++) {
     const float *x = p->x + r * p->ldx, *g = p->g + r * p->channels;
     float *y = p->out + r * p->channels;
-    long j = 0;
-    for (; j + VL <= p->channels; j += VL) {
+    long last = p->channels - VL;
+    for (long i = 0; last >= 0 && i < p->channels; i += VL) {
+      long j = i < last ? i : last; /* some are computed twice, to the same result */
       vec v = load(x + j) * load(p->a + j) + load(p->c + j);
       if (p->g != NULL) v = v + load(g + j);
       store(y + j, p->relu ? relu(v) : v);
     }
-    for (; j < p->channels; j++) {
+    for (long j = 0; last < 0 && j < p->channels; j++) {
       float v = fmaf(x[j], p->a[j], p->c[j]);
       if (p->g != NULL) v = v + g[j];
       y[j] = p->relu && v <= 0 ? 0 : v;
@@ -210,11 +211,13 @@ static void input_grad_block(const void *job, long index) {
   for (long r = from; r < to; r++) {
     const float *x = p->x + r * p->ldx, *g = p->g + r * p->channels;
     float *dx = p->out + r * p->channels;
-    long j = 0;
-    for (; j + VL <= p->channels; j += VL)
+    long last = p->channels - VL;
+    for (long i = 0; last >= 0 && i < p->channels; i += VL) {
+      long j = i < last ? i : last;
       store(dx + j, load(g + j) * load(p->a + j) + load(x + j) * load(p->b + j) +
                         load(p->c + j));
-    for (; j < p->channels; j++) dx[j] = g[j] * p->a[j] + x[j] * p->b[j] + p->c[j];
+    }
+    for (long j = 0; last < 0 && j < p->channels; j++) dx[j] = g[j] * p->a[j] + x[j] * p->b[j] + p->c[j];
   }
 }
 

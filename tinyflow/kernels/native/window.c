@@ -29,9 +29,10 @@ static void max_row(const void *job, long oy) {
     }
     float *y = p->y + (oy * p->h.out + ox) * p->size;
     uint8_t *tap = p->tap + (oy * p->h.out + ox) * p->size;
-    long i = 0;
-    for (; i + VL <= p->size; i += VL) { /* the first maximum wins, NaN over all */
-      vec best = load(x[0] + i);
+    long last = p->size - VL;
+    for (long at = 0; last >= 0 && at < p->size; at += VL) {
+      long i = at < last ? at : last; /* some are computed twice, to the same result */
+      vec best = load(x[0] + i); /* the first maximum wins, NaN over all */
       ivec from = (ivec){0} + taps[0];
       for (int m = 1; m < met; m++) {
         vec v = load(x[m] + i);
@@ -42,7 +43,7 @@ static void max_row(const void *job, long oy) {
       store(y + i, best);
       *(bytes *)(tap + i) = __builtin_convertvector(from, bytes);
     }
-    for (; i < p->size; i++) {
+    for (long i = 0; last < 0 && i < p->size; i++) {
       y[i] = x[0][i], tap[i] = taps[0];
       for (int m = 1; m < met; m++)
         if (x[m][i] > y[i] || x[m][i] != x[m][i]) y[i] = x[m][i], tap[i] = taps[m];

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
+
 from tinyflow.backend import Array, array_module
 from tinyflow.kernels.plain import threads
 from tinyflow.kernels.plain.mask import kept, rectified
@@ -33,7 +35,7 @@ def relu_grad(g: Array, y: Array, dx: Array) -> None:
 
 def relu6(x: Array, y: Array) -> None:
     """x, no less than 0 and no more than 6."""
-    array_module(x).clip(x, 0, 6, out=y)
+    x.clip(0, 6, out=y)
 
 
 def relu6_grad(g: Array, y: Array, dx: Array) -> None:
@@ -43,10 +45,7 @@ def relu6_grad(g: Array, y: Array, dx: Array) -> None:
 
 def sigmoid(x: Array, y: Array) -> None:
     """σ(x)."""
-    xp, e = array_module(x), _exp(x)
-    xp.maximum(e, x >= 0, out=y)  # e, or 1: no more than 1 is e
-    e += 1
-    y /= e
+    _sigmoid(x, y)
 
 
 def sigmoid_grad(g: Array, x: Array, dx: Array) -> None:
@@ -60,15 +59,14 @@ def sigmoid_grad(g: Array, x: Array, dx: Array) -> None:
 
 def silu(x: Array, y: Array) -> None:
     """x σ(x)."""
-    xp = array_module(x)
-    sigmoid(x, y)
-    y *= xp.maximum(x, -xp.finfo(x.dtype).max)
+    xp, free = array_module(x), _sigmoid(x, y)
+    y *= xp.maximum(x, -_most(x), out=free)  # -∞ · 0 is not 0
 
 
 def silu_grad(g: Array, x: Array, dx: Array) -> None:
     """The gradient g σ (1 + x (1 - σ))."""
     xp = array_module(x)
-    slope, most = xp.empty_like(x), xp.finfo(x.dtype).max
+    slope, most = xp.empty_like(x), _most(x)
     sigmoid(-x, slope)
     slope *= x.clip(-most, most)  # 0 times an infinite number is not 0
     slope += 1
@@ -77,10 +75,23 @@ def silu_grad(g: Array, x: Array, dx: Array) -> None:
     xp.multiply(g, dx, out=dx)
 
 
+def _most(x: Array) -> float:
+    """The largest number in the dtype of x."""
+    return float(np.finfo(x.dtype).max)
+
+
 def _exp(x: Array) -> Array:
     """The e of the formulas, new."""
     xp = array_module(x)
-    e = abs(x)
-    xp.negative(e, out=e)
+    e = xp.copysign(x, x.dtype.type(-1))
     result: Array = xp.exp(e, out=e)
     return result
+
+
+def _sigmoid(x: Array, y: Array) -> Array:
+    """Writes σ(x) to y; an array like x that is free to be written to."""
+    e = _exp(x)
+    array_module(x).maximum(e, x >= 0, out=y)  # e, or 1: no more than 1 is e
+    e += 1
+    y /= e
+    return e
