@@ -83,7 +83,8 @@ def _most(x: Array) -> float:
 def _exp(x: Array) -> Array:
     """The e of the formulas, new."""
     xp = array_module(x)
-    e = xp.copysign(x, x.dtype.type(-1))
+    e = abs(x)  # and its negative: many times as fast as copysign
+    xp.negative(e, out=e)
     result: Array = xp.exp(e, out=e)
     return result
 
