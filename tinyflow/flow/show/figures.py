@@ -38,6 +38,12 @@ BRANCHES: tuple[dict[str, Any], ...] = (  # terms with names of their own, in or
     {"color": ORANGE, "marker": "v", "ls": "-."},
     {"color": SKY, "marker": "P", "ls": (0, (5, 1, 1, 1, 1, 1))},
     {"color": PINK, "marker": "X", "ls": (0, (1, 1))},
+    {"color": BLACK, "marker": "<", "ls": "-"},
+    {"color": GREY, "marker": ">", "ls": "--"},
+    {"color": RED, "marker": "p", "ls": ":"},
+    {"color": GREEN, "marker": "*", "ls": "-."},
+    {"color": ORANGE, "marker": "h", "ls": "-"},
+    {"color": SKY, "marker": "d", "ls": "--"},
 )
 
 
@@ -48,8 +54,8 @@ def drawn(names: Collection[str]) -> dict[str, dict[str, Any]]:
     """
     known = {name: how for name, how in TERMS.items() if name in names}
     others = [name for name in dict.fromkeys(names) if name not in TERMS]
-    taken = [how["color"] for how in known.values()]
-    free = [how for how in BRANCHES if how["color"] not in taken]
+    taken = {(how["color"], how["marker"]) for how in known.values()}
+    free = [how for how in BRANCHES if (how["color"], how["marker"]) not in taken]
     own = {name: free[i % len(free)] | {"label": name} for i, name in enumerate(others)}
     return own | known
 

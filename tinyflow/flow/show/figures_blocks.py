@@ -37,6 +37,11 @@ NETS = (  # colour, marker
     (GREEN, "^"),
     (BLUE, "D"),
 )
+ACROSS = 5
+"""Panels side by side; more networks make another row."""
+MANY = 4
+"""Terms, or pairs of them, from which a legend would be longer than its panel."""
+
 PAIRS = {  # colour, marker, its size (the later ones lie on top), line, label
     "shortcut,residual": (BLACK, "o", 8.0, "-", "shortcut, residual"),
     "shortcut,gain": (BLACK, "o", 12.0, "-", "shortcut, gain"),
@@ -61,8 +66,14 @@ def along_depth(summaries: Sequence[Summary], conditions: str) -> Figure:
             "one that rises a growing one. Dashed: the size of the maps changes there, "
             "and norms with it.",
         )
-        panels = figure.subplots(1, len(summaries), sharey=True, squeeze=False)[0]
-        for i, (axes, own) in enumerate(zip(panels, summaries, strict=True)):
+        rows = -(-len(summaries) // ACROSS)
+        columns = -(-len(summaries) // rows)
+        grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
+        panels, small = grid.ravel(), rows > 1
+        for axes in panels[len(summaries) :]:
+            axes.set_axis_off()
+        for i, own in enumerate(summaries):
+            axes = panels[i]
             colour, marker = NETS[i % len(NETS)]
             for other in summaries:
                 if other is not own:
@@ -72,12 +83,13 @@ def along_depth(summaries: Sequence[Summary], conditions: str) -> Figure:
                 *_relative(own),
                 color=colour,
                 marker=marker,
-                ms=9 if count < 30 else 5,
+                ms=9 if count < 30 and not small else 5,
                 zorder=3,
             )
             where = f"{count} blocks" if own.blocks else f"{count} states"
-            axes.set_title(own.name)
-            axes.set_xlabel(f"{where}, first → last")
+            axes.set_title(own.name, fontsize=15 if small else None)
+            if not small:
+                axes.set_xlabel(f"{where}, first → last")
             axes.set_xticks([0, 0.5, 1], ["1", "", str(count)])
             axes.set_xlim(-0.06, 1.06)
             for j in range(1, count):
@@ -87,7 +99,10 @@ def along_depth(summaries: Sequence[Summary], conditions: str) -> Figure:
                     )
         log_axis(panels[0].yaxis)
         at_least_decades(panels[0], [p.norm for s in summaries for p in s.profile])
-        panels[0].set_ylabel("‖∂L/∂x‖ over the batch")
+        if small:
+            figure.supylabel("‖∂L/∂x‖ over the batch", fontsize=17)
+        else:
+            panels[0].set_ylabel("‖∂L/∂x‖ over the batch")
         return figure
 
 
@@ -119,11 +134,24 @@ def terms(blocks: Sequence[Terms], name: str, conditions: str) -> Figure:
         else:
             _shares(panels[1], blocks, found)
             _cosines(panels[2], blocks)
+            if len(found) > MANY:
+                _one_legend(figure, panels[0], panels[1], panels[2])
         for axes in panels:
             stage_lines(axes, [b.shape for b in blocks])
         depth_ticks(panels[-1], names)
         figure.align_ylabels(panels)
         return figure
+
+
+def _one_legend(figure: Figure, norms: Axes, shares: Axes, cosines: Axes) -> None:
+    """One for all three panels, as high as it needs."""
+    for axes in (norms, shares, cosines):
+        if (legend := axes.get_legend()) is not None:
+            legend.remove()
+    lines, labels = norms.get_legend_handles_labels()
+    more, said = cosines.get_legend_handles_labels()
+    labels += [f"cosine: {label}" for label in said]
+    figure.legend(lines + more, labels, loc="outside right upper", handlelength=2.2)
 
 
 def _caption(found: Collection[str], blocks: Sequence[Terms]) -> str:
@@ -138,6 +166,7 @@ def _caption(found: Collection[str], blocks: Sequence[Terms]) -> str:
             "through F, and the two differ by what F does to it. Below: the second "
             "divided by the first; below 1 the block shrinks the gradient."
         )
+    many = len(_pairs(blocks)) > MANY
     of = [
         [t for t in found if t in b.shares and t not in ("F", "other")] for b in blocks
     ]
@@ -148,7 +177,8 @@ def _caption(found: Collection[str], blocks: Sequence[Terms]) -> str:
         f"The gradient of a block's input is the sum {names}. Top: their sizes (powers "
         "of ten). Middle: the signed share of each in the sum; shares add up to 1, and "
         "one below the zero line works against the sum. Bottom: cosine of the angle "
-        "between two terms; 1: same direction, 0: at right angles, -1: they cancel. "
+        "between two terms; 1: same direction, 0: at right angles, -1: they cancel"
+        f"{'; bars: from the lowest to the highest of a block' if many else ''}. "
         "Dashed vertical lines: the maps change their size."
     )
 
@@ -207,6 +237,32 @@ def _shares(axes: Axes, blocks: Sequence[Terms], found: Drawn) -> None:
     _beside(axes)
 
 
+def _pairs(blocks: Sequence[Terms]) -> list[str]:
+    """Two branches each, of all blocks that are nothing but branches."""
+    found = [p for b in blocks if b.kind == "branches" for p in b.cosines]
+    return list(dict.fromkeys(found))
+
+
+def _ranges(axes: Axes, blocks: Sequence[Terms]) -> None:
+    """The lowest and the highest cosine of two branches of each block, as a bar."""
+    bars = []
+    for i, block in enumerate(blocks):
+        values = [v for v in block.cosines.values() if v is not None]
+        if values and block.kind == "branches":
+            bars.append((i, min(values), max(values)))
+    axes.errorbar(
+        [i for i, _, _ in bars],
+        [(low + high) / 2 for _, low, high in bars],
+        yerr=[(high - low) / 2 for _, low, high in bars],
+        color=RED,
+        ls="",
+        lw=3,
+        capsize=5,
+        capthick=2,
+        label="two branches",
+    )
+
+
 def _cosines(axes: Axes, blocks: Sequence[Terms]) -> None:
     axes.axhline(0, color=BLACK, lw=1.6)
     for pair, (colour, marker, size, line, label) in PAIRS.items():
@@ -220,7 +276,10 @@ def _cosines(axes: Axes, blocks: Sequence[Terms]) -> None:
     ):
         rest = TERMS["F"] | {"label": "shortcut, the rest"}
         _line(axes, [against_shortcut(b) for b in blocks], rest)
-    pairs = [p for b in blocks if b.kind == "branches" for p in b.cosines]
+    pairs = _pairs(blocks)
+    if len(pairs) > MANY:
+        _ranges(axes, blocks)
+        pairs = []
     for pair, how in drawn(pairs).items():
         said = how | {"label": pair.replace(",", ", ")}
         _line(axes, [b.cosines.get(pair) for b in blocks], said)
