@@ -70,9 +70,10 @@ def probed(name: str, dtype: str, k: int) -> tuple[nn.Module, Probe]:
     model = MODELS[name]().to(dtype=dtype)
     x = Tensor(images, name="images")
     with Tape(EDGES) as tape:
-        loss = ops.cross_entropy(model(tape.watch(x)), labels) * math.ldexp(1.0, k)
+        logits = model(tape.watch(x))
+        loss = ops.cross_entropy(logits, labels) * math.ldexp(1.0, k)
     tape.backward(loss)
-    return model, Probe(tape, loss, x, True)
+    return model, Probe(tape, loss, x, True, logits)
 
 
 def engine(model: nn.Module, p: Probe) -> Iterator[Any]:

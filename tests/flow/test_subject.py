@@ -131,7 +131,14 @@ def test_a_checkpoint_is_looked_at_as_it_was_trained(tmp_path):
     assert seen.probe.training is True and seen.probe.images.dtype == np.float64
     at = find_source(Settings(batch_size=2, mode="eval"))
     assert look(at, models.find("resnet20")).probe.training is False
-    for changed in ({"in_channels": 1}, {"image_size": 28}, {"num_classes": 7}):
+    save_checkpoint(
+        path,
+        models.build_model("resnet20", image_size=28),
+        replace(told, image_size=28),
+    )
+    drawn = find_source(Settings(checkpoint=path, find=models.find, batch_size=2))
+    assert drawn.data.image_size == 28  # shapes are drawn at the size of the network
+    for changed in ({"in_channels": 1}, {"num_classes": 7}):
         other = {"num_classes": 10, "image_size": 32, "in_channels": 3} | changed
         save_checkpoint(
             path, models.build_model("resnet20", **other), replace(told, **changed)

@@ -10,7 +10,7 @@ import numpy as np
 
 from tinyflow import nn, ops
 from tinyflow.backend import Array, array_module
-from tinyflow.heads import loss_of
+from tinyflow.heads import logits_of, loss_of
 from tinyflow.lengths import exponent, trusted
 from tinyflow.retain import EDGES
 from tinyflow.state import in_mode
@@ -35,12 +35,14 @@ class Probe:
         images: the input, on whose batch everything is conditional.
         training: whether normalisation used the batch's own statistics, which couples
             its samples, or the running ones.
+        logits: (N, K), of the classifier that counts.
     """
 
     tape: Tape
     loss: Tensor
     images: Tensor
     training: bool
+    logits: Tensor
 
     def __repr__(self) -> str:
         return (
@@ -86,7 +88,7 @@ def probe(
             b[...] = buffers[name]
         for generator, state in generators:
             generator.bit_generator.state = state
-    return Probe(tape, loss, x, training)
+    return Probe(tape, loss, x, training, logits_of(output))
 
 
 def norm(a: Array | None) -> float:

@@ -75,7 +75,7 @@ def look(source: Source, network: Network, watch: Watch = lambda poll: None) -> 
             training=settings.mode == "train",
             watch=lambda tape: watch(lambda: part_done(tape, total)),
         )
-    logits = seen.loss.node.edges[0].producer.shape
+    logits = seen.logits.shape
     if logits != (wanted := (len(images), data.num_classes)):
         raise FlowError(f"the output of {network.name} is {logits}, not {wanted}")
     if not np.isfinite(seen.loss.item()):
