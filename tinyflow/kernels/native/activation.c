@@ -40,7 +40,7 @@ INLINE vec above(vec x) { return pick(x < -FLT_MAX, (vec){0} - FLT_MAX, x); }
 /* With e = e^-|x| nothing cancels, neither in s nor in 1 - s. */
 INLINE vec sigmoid(vec x) {
   vec e = exp_of(minus_abs(x));
-  return pick(x < 0, e, (vec){0} + 1.f) / (1.f + e);
+  return pick(x < 0.f, e, (vec){0} + 1.f) / (1.f + e);
 }
 
 INLINE vec sigmoid_back(vec g, vec x) {
@@ -52,16 +52,16 @@ INLINE vec silu(vec x) { return above(x) * sigmoid(x); }
 
 INLINE vec silu_back(vec g, vec x) {
   vec e = exp_of(minus_abs(x)), one = (vec){0} + 1.f, all = 1.f / (1.f + e);
-  vec s = pick(x < 0, e, one) * all, rest = pick(x < 0, one, e) * all;
+  vec s = pick(x < 0.f, e, one) * all, rest = pick(x < 0.f, one, e) * all;
   return g * (s * (1.f + below(above(x)) * rest));
 }
 
 INLINE vec relu6(vec x) {
-  x = pick(x <= 0, (vec){0}, x);
-  return pick(x >= 6, (vec){0} + 6.f, x);
+  x = pick(x <= 0.f, (vec){0}, x);
+  return pick(x >= 6.f, (vec){0} + 6.f, x);
 }
 
-INLINE vec relu6_back(vec g, vec y) { return pick((y > 0) & (y < 6), g, (vec){0}); }
+INLINE vec relu6_back(vec g, vec y) { return pick((y > 0.f) & (y < 6.f), g, (vec){0}); }
 
 INLINE vec load_some(const float *p, long count) {
   vec v = {0};

@@ -45,7 +45,10 @@ def relu6_grad(g: Array, y: Array, dx: Array) -> None:
 
 def sigmoid(x: Array, y: Array) -> None:
     """σ(x)."""
-    _sigmoid(x, y)
+    e = _exp(x)
+    array_module(x).maximum(e, x >= 0, out=y)  # e, or 1: no more than 1 is e
+    e += 1
+    y /= e
 
 
 def sigmoid_grad(g: Array, x: Array, dx: Array) -> None:
@@ -58,9 +61,13 @@ def sigmoid_grad(g: Array, x: Array, dx: Array) -> None:
 
 
 def silu(x: Array, y: Array) -> None:
-    """x σ(x)."""
-    xp, free = array_module(x), _sigmoid(x, y)
-    y *= xp.maximum(x, -_most(x), out=free)  # -∞ · 0 is not 0
+    """x σ(x) = x / (1 + e⁻ˣ); 0 where e⁻ˣ has no number, below -88 in float32."""
+    xp = array_module(x)
+    xp.negative(x, out=y)
+    with np.errstate(over="ignore"):
+        xp.exp(y, out=y)
+    y += 1
+    xp.divide(xp.maximum(x, -_most(x)), y, out=y)  # -∞ / ∞ is not 0
 
 
 def silu_grad(g: Array, x: Array, dx: Array) -> None:
@@ -87,12 +94,3 @@ def _exp(x: Array) -> Array:
     xp.negative(e, out=e)
     result: Array = xp.exp(e, out=e)
     return result
-
-
-def _sigmoid(x: Array, y: Array) -> Array:
-    """Writes σ(x) to y; an array like x that is free to be written to."""
-    e = _exp(x)
-    array_module(x).maximum(e, x >= 0, out=y)  # e, or 1: no more than 1 is e
-    e += 1
-    y /= e
-    return e
