@@ -9,6 +9,7 @@ mark their sum, run :func:`probe` on one batch, and ask :func:`block_terms`,
 from tinyflow.flow.blocks import Block, Terms, block_terms, find_blocks, measure, split
 from tinyflow.flow.counterfactual import Counterfactual, counterfactual, measure_branch
 from tinyflow.flow.dense import DenseBlock, dense_terms
+from tinyflow.flow.dial import Dial, dial, dials
 from tinyflow.flow.paths import Spectrum, spectrum
 from tinyflow.flow.probe import TOLERANCE, FlowError, Probe, probe
 from tinyflow.flow.show.shown import figure, table
@@ -18,6 +19,7 @@ __all__ = [
     "Block",
     "Counterfactual",
     "DenseBlock",
+    "Dial",
     "FlowError",
     "Probe",
     "Spectrum",
@@ -25,6 +27,8 @@ __all__ = [
     "block_terms",
     "counterfactual",
     "dense_terms",
+    "dial",
+    "dials",
     "figure",
     "find_blocks",
     "measure",
