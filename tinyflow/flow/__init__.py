@@ -12,6 +12,7 @@ from tinyflow.flow.dense import DenseBlock, dense_terms
 from tinyflow.flow.dial import Dial, dial, dials
 from tinyflow.flow.paths import Spectrum, spectrum
 from tinyflow.flow.probe import TOLERANCE, FlowError, Probe, probe
+from tinyflow.flow.samples import Samples, block_samples, per_sample
 from tinyflow.flow.show.shown import figure, table
 
 __all__ = [
@@ -22,8 +23,10 @@ __all__ = [
     "Dial",
     "FlowError",
     "Probe",
+    "Samples",
     "Spectrum",
     "Terms",
+    "block_samples",
     "block_terms",
     "counterfactual",
     "dense_terms",
@@ -33,6 +36,7 @@ __all__ = [
     "find_blocks",
     "measure",
     "measure_branch",
+    "per_sample",
     "probe",
     "spectrum",
     "split",
