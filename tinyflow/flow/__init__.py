@@ -10,6 +10,7 @@ from tinyflow.flow.blocks import Block, Terms, block_terms, find_blocks, measure
 from tinyflow.flow.counterfactual import Counterfactual, counterfactual, measure_branch
 from tinyflow.flow.dense import DenseBlock, dense_terms
 from tinyflow.flow.dial import Dial, dial, dials
+from tinyflow.flow.importance import Importance, agreement, importance
 from tinyflow.flow.paths import Spectrum, spectrum
 from tinyflow.flow.probe import TOLERANCE, FlowError, Probe, probe
 from tinyflow.flow.samples import Samples, block_samples, per_sample
@@ -22,10 +23,12 @@ __all__ = [
     "DenseBlock",
     "Dial",
     "FlowError",
+    "Importance",
     "Probe",
     "Samples",
     "Spectrum",
     "Terms",
+    "agreement",
     "block_samples",
     "block_terms",
     "counterfactual",
@@ -34,6 +37,7 @@ __all__ = [
     "dials",
     "figure",
     "find_blocks",
+    "importance",
     "measure",
     "measure_branch",
     "per_sample",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,23 +73,30 @@ def probe(
         retain: retention level of the tape.
         watch: given the tape before the first operator, to see how far it is.
     """
+    x = Tensor(images, name="images")
+    with untouched(model, training):
+        with Tape(retain) as tape:
+            watch(tape)
+            output = model(tape.watch(x))
+            loss = loss_of(output, lambda y: ops.cross_entropy(y, labels))
+        tape.backward(loss)
+    return Probe(tape, loss, x, training, logits_of(output))
+
+
+@contextmanager
+def untouched(model: nn.Module, training: bool) -> Iterator[None]:
+    """The model in that mode; its mode, buffers and random state are put back after."""
     buffers = {name: b.copy() for name, b in model.named_buffers()}
     held = model.named(lambda held: isinstance(held, np.random.Generator))
     generators = [(g, g.bit_generator.state) for _, g in held]
-    x = Tensor(images, name="images")
     try:
         with in_mode(model, training):
-            with Tape(retain) as tape:
-                watch(tape)
-                output = model(tape.watch(x))
-                loss = loss_of(output, lambda y: ops.cross_entropy(y, labels))
-            tape.backward(loss)
+            yield
     finally:
         for name, b in model.named_buffers():
             b[...] = buffers[name]
         for generator, state in generators:
             generator.bit_generator.state = state
-    return Probe(tape, loss, x, training, logits_of(output))
 
 
 def norm(a: Array | None) -> float:
