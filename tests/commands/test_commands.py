@@ -26,6 +26,7 @@ COMMANDS = {
     "dense": (),
     "paths": ("--veit", "0"),
     "counterfactual": ("layer1.1", "residual"),
+    "importance": (),
     "claims": ("--claim", "noh1-depth", "--claim", "noh2-remains",
                "--claim", "noh5-sum", "--claim", "noh3-component"),
 }  # fmt: skip
@@ -40,6 +41,9 @@ INSTEAD = {  # which command suits a family that another one does not
     ("counterfactual", "vgg"): "analyze.py blocks --model",
     ("counterfactual", "plain"): "analyze.py blocks --model",
     ("counterfactual", "dense"): "analyze.py dense --model densenet121",
+    ("importance", "vgg"): "analyze.py blocks --model",
+    ("importance", "plain"): "analyze.py blocks --model",
+    ("importance", "dense"): "analyze.py dense --model densenet121",
 }
 QUICK = {
     ("resnet20", "paths"),
@@ -48,6 +52,8 @@ QUICK = {
     ("plain20", "dense"),
     ("se_resnet20", "claims"),
     ("vgg11_bn", "blocks"),
+    ("resnet20", "importance"),
+    ("plain20", "importance"),
 }
 TRACED = ("vgg11", "vgg11_bn", "densenet121", "plain20", "resnet20", "se_resnet20")
 
@@ -153,6 +159,7 @@ def digits(place):
     [
         ("blocks",),
         ("paths", "--veit", "0"),
+        ("importance",),
         ("counterfactual", "layer1.1", "residual"),
         ("claims", "--claim", "noh2-remains"),
         pytest.param(("compare",), marks=pytest.mark.slow),

@@ -179,7 +179,8 @@ def test_what_only_a_gpu_knows_is_said(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("command", ["", *"compare blocks dense paths".split(),
-                                     "counterfactual", "claims", "depth"])  # fmt: skip
+                                     "counterfactual", "importance", "claims",
+                                     "depth"])  # fmt: skip
 def test_help_shows_every_default(command):
     words = [command] if command else []
     help_text = (

@@ -108,6 +108,22 @@ class Mixing(nn.Module):
         return ops.relu(mark(both * 2 + both, "H"))
 
 
+def test_table_and_figure_show_what_was_measured():
+    found = [
+        Importance("layer1.0", "identity", 0.5, 0.25, -0.125, 0.5),
+        Importance("layer1.1", "option A", -0.5, 0.75, 0.0625, 0.0),
+        Importance("layer1.2", "identity", 0.75, 0.5, 0.25, -0.5),
+    ]
+    text = str(flow.table(found))
+    for words in ("layer1.1  option A  -0.50", "share and cut -0.50", "50%"):
+        assert words in text
+    figure = flow.figure(found, "net", "shapes")
+    *_, lesion = figure.axes
+    heights = [[bar.get_height() for bar in axes.patches] for axes in figure.axes]
+    assert heights == [[0.5, -0.5, 0.75], [0.25, 0.75, 0.5], [-0.125, 0.0625, 0.25]]
+    assert lesion.get_ylabel() == "lesion, ΔL"
+
+
 def test_what_a_lesion_cannot_leave_is_refused():
     model = Parallel().to(dtype="float64")
     probe = flow.probe(model, IMAGES, LABELS)

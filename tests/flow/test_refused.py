@@ -106,7 +106,7 @@ def test_the_channels_of_a_state_that_grows_are_not_said():
     tape.backward(loss)
     source = SimpleNamespace(weights="w", data=SimpleNamespace(name="d"))
     seen = SimpleNamespace(tape=tape, loss=loss)
-    found = summarise(Subject(SimpleNamespace(name="net"), source, 7, seen))
+    found = summarise(Subject(SimpleNamespace(name="net"), source, 7, seen, None))
     assert [p.name for p in found.profile] == ["d.x0", "d.x1"]
     assert [p.shape for p in found.profile] == [(2, 0, 4, 5)] * 2
     assert found.profile[0].norm == pytest.approx(6 * math.sqrt(120))

@@ -22,6 +22,7 @@ OPERATOR = {
     "AvgPool2d": ops.avg_pool2d,
     "BCEWithLogitsLoss": ops.bce_with_logits,
     "BatchNorm2d": ops.batch_norm,
+    "ChannelShuffle": ops.channel_shuffle,
     "CrossEntropyLoss": ops.cross_entropy,
     "Dropout2d": ops.dropout2d,
     "ELU": ops.elu,

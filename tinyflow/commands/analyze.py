@@ -217,6 +217,32 @@ def counterfactual(
         work.folder.csv("counterfactual.csv", rows)
 
 
+@app.command(cls=COMMAND)
+@shared
+def importance(settings: Settings, output: Path | None) -> None:
+    """Share, cut and lesion of every residual branch."""
+    from tinyflow.flow.show import figures_importance
+
+    with analysis("importance", settings, output) as work:
+
+        def measure(s: Subject) -> tuple[str, list[flow.Importance]]:
+            work.check_forks(s, "no branch to compare")
+            work.errors.append(sides.worst([*s.probe.tape.closure().values()]))
+            return s.name, flow.importance(s.model, s.probe, s.source.batch()[1])
+
+        rows: list[dict[str, Any]] = []
+        models: dict[str, Any] = {}
+        for name, found in work.kept(map(measure, work.subjects(("resnet20",), 9, 1))):
+            work.show(tables.importance(found, f"{name} · {work.said}"))
+            picture = figures_importance.importance(found, name, work.said)
+            work.draw(f"importance-{name}", picture)
+            rows += [{"model": name, **asdict(i)} for i in found]
+            ranks = flow.agreement(found)._asdict()
+            models[name] = {"blocks": list(map(asdict, found)), "rank": ranks}
+        work.content["models"] = models
+        work.folder.csv("importance.csv", rows)
+
+
 @app.command(cls=COMMAND, help=f"{JUDGED}\n\n\b\n{LISTED}")
 @shared
 def claims(

@@ -28,12 +28,14 @@ class Subject:
         source: where its images and weights come from.
         parameters: trainable numbers.
         probe: the recorded batch.
+        model: what was probed.
     """
 
     network: Network
     source: Source
     parameters: int
     probe: Probe
+    model: nn.Module
 
     @property
     def name(self) -> str:
@@ -83,7 +85,7 @@ def look(source: Source, network: Network, watch: Watch = lambda poll: None) -> 
             f"the loss of {network.name} is {seen.loss.item()} "
             f"({source.weights}): there is no gradient to take apart"
         )
-    return Subject(network, source, count_parameters(model), seen)
+    return Subject(network, source, count_parameters(model), seen, model)
 
 
 def count_nodes(model: nn.Module, shape: tuple[int, ...]) -> int:

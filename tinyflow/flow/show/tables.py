@@ -11,6 +11,7 @@ from tinyflow.flow.compare import Summary, against_shortcut
 from tinyflow.flow.counterfactual import Counterfactual
 from tinyflow.flow.dense import DenseBlock
 from tinyflow.flow.depth import DepthPoint
+from tinyflow.flow.importance import Importance, agreement
 from tinyflow.flow.paths import Spectrum
 from tinyflow.flow.show.layout import (
     PROSE,
@@ -263,6 +264,44 @@ def counterfactual(found: Sequence[tuple[str, Counterfactual]], title: str) -> T
                 two,
             ),
         ],
+    )
+
+
+def importance(found: Sequence[Importance], title: str) -> Table:
+    """A row per block with a residual branch."""
+    order = agreement(found)
+    return Table(
+        title,
+        [
+            Column("block", "first one first", [i.block for i in found], words),
+            Column("kind", "how its shortcut runs", [i.kind for i in found], words),
+            Column(
+                "share",
+                "of its residual branch in the gradient at its input, signed",
+                [i.share for i in found],
+                two,
+            ),
+            Column(
+                "cut",
+                "how far the first layer's gradient moves, by its size, if the branch "
+                "sends nothing back",
+                [i.cut for i in found],
+            ),
+            Column(
+                "lesion",
+                "how far the loss moves, in nats, if the branch computes nothing",
+                [i.loss for i in found],
+            ),
+            Column(
+                "right",
+                "how many more images of the batch are then right",
+                [i.correct for i in found],
+                percent,
+            ),
+        ],
+        "Order of the blocks, Spearman's ρ: share and cut "
+        f"{order.share_cut:z.2f}, share and |lesion| {order.share_loss:z.2f}, cut and "
+        f"|lesion| {order.cut_loss:z.2f}.",
     )
 
 
