@@ -57,6 +57,7 @@ class NotebookReport(PlainReport):
         if self._cell is not None:
             self._cell.update(content, raw=True)
             return
-        from IPython.display import display
+        from IPython import display
 
-        self._cell = display(content, raw=True, display_id=True)
+        show: Any = display.display
+        self._cell = show(content, raw=True, display_id=True)
