@@ -101,9 +101,9 @@ FAMILIES = {
     "quadir_cnn_valid": Small(
         partial(QuadirCNN, "valid"), ("QuadirCNN", 3, 12, "valid"), 12, lr=0.01
     ),
-    "quadir_resnet": Small(QuadirResNet, ("QuadirResNet", 3, 8, True), 8, lr=0.01),
+    "quadir_resnet": Small(QuadirResNet, ("QuadirResNet", 3, 8, True), 8, lr=0.002),
     "quadir_resnet_projection": Small(
-        partial(QuadirResNet, "projection"), ("QuadirResNet", 1, 8, False), 8, 1, 0.01
+        partial(QuadirResNet, "projection"), ("QuadirResNet", 1, 8, False), 8, 1, 0.002
     ),
     "densenet_cifar_bc": Small(
         densenet_cifar_bc, ("Dense", (2, 3, 2), 6, False, True), 12
