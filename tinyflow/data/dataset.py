@@ -25,6 +25,8 @@ READERS: dict[str, Callable[..., Dataset]] = {
 FOLDER = "folder"
 DATASETS: tuple[str, ...] = ("shapes", *READERS, FOLDER)
 """Names that `load_dataset` knows; only ``shapes`` needs no files."""
+ANY_SIZE = ("shapes", FOLDER)
+"""Those whose images have the width and height that is asked for, `image_size`."""
 
 
 def load_dataset(
@@ -62,9 +64,9 @@ def load_dataset(
         raise DataError(
             f"{name} has no split called {split!r}: choose 'train' or 'test'."
         )
-    if more := given.keys() - ({"image_size"} if name == "shapes" else set()):
-        if name != FOLDER:
-            raise DataError(f"{', '.join(more)}: only a folder has that, not {name}.")
+    theirs = [k for k in given if k != "image_size" or name not in ANY_SIZE]
+    if theirs and name != FOLDER:
+        raise DataError(f"{', '.join(theirs)}: only a folder has that, not {name}.")
     if name == "shapes":
         return make_shapes(split, seed=seed, limit=limit, **given)
     if data_dir is None:

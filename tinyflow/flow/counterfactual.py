@@ -46,6 +46,17 @@ def first_weight(probe: Probe) -> Node:
     raise FlowError("the network has no trainable weight")
 
 
+def held(node: Node) -> Array:
+    """Its gradient.
+
+    Raises:
+        FlowError: it holds none.
+    """
+    if node.grad is None:
+        raise FlowError(f"{node.name} holds no gradient: run backward first")
+    return node.grad
+
+
 def branch_edges(probe: Probe, block: str, branch: str) -> list[Edge]:
     """The edges of one named branch of one block.
 
@@ -90,9 +101,7 @@ def measure_branch(
 ) -> Counterfactual:
     """Scale one branch of one block and compare the first layer's gradient."""
     goal = first_weight(probe)
-    g = goal.grad
-    if g is None:
-        raise FlowError(f"{goal.name} holds no gradient: run backward first")
+    g = held(goal)
     changed = counterfactual(probe, branch_edges(probe, block, branch), factor, goal)
     size = norm(g) or 1.0
     return Counterfactual(

@@ -25,7 +25,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyflow.flow.blocks import Block, find_blocks
-from tinyflow.flow.counterfactual import BRANCHES, branch_edges, first_weight
+from tinyflow.flow.counterfactual import (
+    BRANCHES,
+    branch_edges,
+    first_weight,
+    held,
+)
 from tinyflow.flow.paths import residual_blocks
 from tinyflow.flow.probe import FlowError, Probe, dot, norm, relative
 from tinyflow.lengths import unit_of
@@ -148,9 +153,7 @@ def _turned(
     probe: Probe, edges: Sequence[Edge], block: str, branch: str, to: Node | None
 ) -> Dial:
     goal = first_weight(probe) if to is None else to
-    g = goal.grad
-    if g is None:
-        raise FlowError(f"{goal.name} holds no gradient: run backward first")
+    g = held(goal)
     step: Callable[[Edge], tuple[int, ...] | None] = dict.fromkeys(edges, (1,)).get
     parts = probe.tape.graded_pullback(probe.loss, to=goal, grade=step)
     most = max((k for (k,) in parts), default=0)

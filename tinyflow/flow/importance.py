@@ -20,14 +20,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tinyflow import nn, ops
+from tinyflow import nn
 from tinyflow.backend import Array, asnumpy
 from tinyflow.flow.blocks import Block, measure
-from tinyflow.flow.counterfactual import counterfactual, first_weight
+from tinyflow.flow.counterfactual import counterfactual, first_weight, held
 from tinyflow.flow.paths import residual_blocks
-from tinyflow.flow.probe import FlowError, Probe, norm, untouched
+from tinyflow.flow.probe import FlowError, Probe, recorded, relative, untouched
 from tinyflow.flow.stats import rank_correlation
-from tinyflow.heads import logits_of, loss_of
 from tinyflow.tape import Tape
 from tinyflow.tensor import Pullback, Tensor
 
@@ -61,6 +60,15 @@ class Agreement(NamedTuple):
     share_cut: float
     share_loss: float
     cut_loss: float
+
+    @property
+    def said(self) -> str:
+        """In words, for a table or a caption."""
+        return (
+            f"Order of the blocks, Spearman's ρ: share and cut {self.share_cut:z.2f}, "
+            f"share and |lesion| {self.share_loss:z.2f}, cut and |lesion| "
+            f"{self.cut_loss:z.2f}."
+        )
 
 
 class _Lesion(Tape):
@@ -104,10 +112,7 @@ def importance(model: nn.Module, probe: Probe, labels: ArrayLike) -> list[Import
             "that a lesion would leave"
         )
     goal = first_weight(probe)
-    g = goal.grad
-    if g is None:
-        raise FlowError(f"{goal.name} holds no gradient: run backward first")
-    size, before = norm(g) or 1.0, probe.loss.item()
+    g, before = held(goal), probe.loss.item()
     right = _right(probe.logits, label)
     if (again := _run(model, probe, label, Tape()))[0] != before:
         raise FlowError(
@@ -126,7 +131,7 @@ def importance(model: nn.Module, probe: Probe, labels: ArrayLike) -> list[Import
                 block=block.name,
                 kind=block.kind,
                 share=sum(through),
-                cut=norm(changed - g) / size,
+                cut=relative(changed - g, g),
                 loss=loss - before,
                 correct=correct - right,
             )
@@ -147,10 +152,9 @@ def _run(
 ) -> tuple[float, float]:
     """Loss and share of right answers, recorded as the probe was."""
     x = Tensor(probe.images.data, name="images")
-    with untouched(model, probe.training), tape:
-        output = model(tape.watch(x))
-        loss = loss_of(output, lambda y: ops.cross_entropy(y, labels))
-    return loss.item(), _right(logits_of(output), labels)
+    with untouched(model, probe.training):
+        loss, logits = recorded(model, x, labels, tape)
+    return loss.item(), _right(logits, labels)
 
 
 def _right(logits: Tensor, labels: np.ndarray) -> float:

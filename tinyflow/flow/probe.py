@@ -73,14 +73,25 @@ def probe(
         retain: retention level of the tape.
         watch: given the tape before the first operator, to see how far it is.
     """
-    x = Tensor(images, name="images")
+    x, tape = Tensor(images, name="images"), Tape(retain)
+    watch(tape)
     with untouched(model, training):
-        with Tape(retain) as tape:
-            watch(tape)
-            output = model(tape.watch(x))
-            loss = loss_of(output, lambda y: ops.cross_entropy(y, labels))
+        loss, logits = recorded(model, x, labels, tape)
         tape.backward(loss)
-    return Probe(tape, loss, x, training, logits_of(output))
+    return Probe(tape, loss, x, training, logits)
+
+
+def recorded(
+    model: nn.Module, x: Tensor, labels: Array, tape: Tape
+) -> tuple[Tensor, Tensor]:
+    """Mean cross-entropy of all classifiers and logits of the one that counts.
+
+    The tape records them, and is asked for the gradient of the images x.
+    """
+    with tape:
+        output = model(tape.watch(x))
+        loss = loss_of(output, lambda y: ops.cross_entropy(y, labels))
+    return loss, logits_of(output)
 
 
 @contextmanager

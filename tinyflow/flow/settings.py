@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tinyflow.backend import DeviceError
 from tinyflow.data import DATASETS, DataError
-from tinyflow.data.dataset import FOLDER
+from tinyflow.data.dataset import ANY_SIZE
 from tinyflow.flow.probe import TOLERANCE, FlowError
 from tinyflow.network import Find, Network, no_networks
 from tinyflow.train.checkpoint import CheckpointError
@@ -85,7 +85,7 @@ class Settings:
             raise FlowError(
                 "--checkpoint names the size of its images: leave --image-size out"
             )
-        if self.dataset not in (None, "shapes", FOLDER):
+        if self.dataset not in (None, *ANY_SIZE):
             raise FlowError(
                 f"the images of {self.dataset} have one size: leave --image-size out"
             )

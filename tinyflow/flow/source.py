@@ -16,7 +16,7 @@ import numpy as np
 from tinyflow import nn
 from tinyflow.backend import choose_device
 from tinyflow.data import Batch, Dataset, Loader, load_dataset
-from tinyflow.data.dataset import FOLDER
+from tinyflow.data.dataset import ANY_SIZE, FOLDER
 from tinyflow.data.shapes import SHAPES_SIZE
 from tinyflow.flow.probe import FlowError
 from tinyflow.flow.settings import MODES, Settings, as_flow_error
@@ -207,7 +207,7 @@ def _data(settings: Settings, name: str, size: int | None = None) -> Dataset:
     limit = None
     if name == "shapes":
         limit = min(max(POOL, settings.batch_size), SHAPES_SIZE["train"])
-    sized = size and name in (FOLDER, "shapes")
+    sized = size and name in ANY_SIZE
     given: dict[str, Any] = {"image_size": size} if sized else {}
     found = load_dataset(name, folder, seed=DATA_SEED, limit=limit, **given)
     if name == FOLDER:

@@ -16,15 +16,7 @@ from tinyflow.backend import Array, array_module
 from tinyflow.kernels.activations import Activations
 from tinyflow.kernels.geometry import Conv, Shape, Window
 from tinyflow.kernels.layout import swap
-from tinyflow.kernels.plain import (
-    conv,
-    loss,
-    mask,
-    norm,
-    pool,
-    threads,
-    update,
-)
+from tinyflow.kernels.plain import conv, loss, mask, norm, pool, threads, update
 from tinyflow.kernels.plain.product import product
 from tinyflow.sums import total
 

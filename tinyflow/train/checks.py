@@ -7,6 +7,8 @@ import re
 from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING
 
+from tinyflow.data.dataset import ANY_SIZE
+
 if TYPE_CHECKING:
     from tinyflow.train.config import TrainConfig
 
@@ -128,7 +130,7 @@ def check_named(config: TrainConfig, named: Collection[str]) -> None:
         ),
         (
             "image_size",
-            config.dataset not in ("folder", "shapes"),
+            config.dataset not in ANY_SIZE,
             "is of --dataset folder and shapes",
         ),
         ("download", config.dataset == "folder", "is not for folder: it is your own"),

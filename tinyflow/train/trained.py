@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from tinyflow import nn
 from tinyflow.data import DATASETS, ImageSet, load_dataset
-from tinyflow.data.dataset import FOLDER
+from tinyflow.data.dataset import ANY_SIZE, FOLDER
 from tinyflow.data.shapes import SHAPES_CLASSES, SHAPES_MEAN, SHAPES_STD
 from tinyflow.data.sources import SOURCES
 from tinyflow.network import Find, Network, is_own
@@ -85,12 +85,11 @@ class Trained:
         if name in DATASETS and name != "shapes" and data_dir is None:
             data_dir = recorded(self.source, name)
         given: dict[str, Any] = {}
-        if name == "shapes":
-            given = {"image_size": told.image_size}
+        if name in ANY_SIZE:
+            given["image_size"] = told.image_size
         if name == FOLDER:
             skip = self.config.get("bad_images") == "skip"
-            given = {
-                "image_size": told.image_size,
+            given |= {
                 "channels": told.in_channels,
                 "bad_images": "skip" if skip else "refuse",
             }

@@ -134,8 +134,11 @@ def terms(blocks: Sequence[Terms], name: str, conditions: str) -> Figure:
         else:
             _shares(panels[1], blocks, found)
             _cosines(panels[2], blocks)
-            if len(found) > MANY:
-                _one_legend(figure, panels[0], panels[1], panels[2])
+        if len(found) > MANY:
+            _one_legend(figure, panels[0], panels[-1])
+        else:
+            for axes in panels:
+                _beside(axes)
         for axes in panels:
             stage_lines(axes, [b.shape for b in blocks])
         depth_ticks(panels[-1], names)
@@ -143,11 +146,8 @@ def terms(blocks: Sequence[Terms], name: str, conditions: str) -> Figure:
         return figure
 
 
-def _one_legend(figure: Figure, norms: Axes, shares: Axes, cosines: Axes) -> None:
+def _one_legend(figure: Figure, norms: Axes, cosines: Axes) -> None:
     """One for all three panels, as high as it needs."""
-    for axes in (norms, shares, cosines):
-        if (legend := axes.get_legend()) is not None:
-            legend.remove()
     lines, labels = norms.get_legend_handles_labels()
     more, said = cosines.get_legend_handles_labels()
     labels += [f"cosine: {label}" for label in said]
@@ -214,7 +214,6 @@ def _norms(axes: Axes, blocks: Sequence[Terms], found: Drawn) -> None:
     shown = [b.norms[t] for b in blocks for t in (*found, "x") if t in b.norms]
     at_least_decades(axes, shown)
     axes.set_ylabel("norm")
-    _beside(axes)
 
 
 def _ratios(axes: Axes, blocks: Sequence[Terms]) -> None:
@@ -223,7 +222,6 @@ def _ratios(axes: Axes, blocks: Sequence[Terms]) -> None:
     log_axis(axes.yaxis)
     at_least_decades(axes, [b.ratio for b in blocks])
     axes.set_ylabel("norm ratio")
-    _beside(axes)
 
 
 def _shares(axes: Axes, blocks: Sequence[Terms], found: Drawn) -> None:
@@ -234,7 +232,6 @@ def _shares(axes: Axes, blocks: Sequence[Terms], found: Drawn) -> None:
     low, high = axes.get_ylim()
     axes.set_ylim(min(low, -0.1), max(high, 1.1))
     axes.set_ylabel("signed share")
-    _beside(axes)
 
 
 def _pairs(blocks: Sequence[Terms]) -> list[str]:
@@ -276,14 +273,12 @@ def _cosines(axes: Axes, blocks: Sequence[Terms]) -> None:
     ):
         rest = TERMS["F"] | {"label": "shortcut, the rest"}
         _line(axes, [against_shortcut(b) for b in blocks], rest)
-    pairs = _pairs(blocks)
-    if len(pairs) > MANY:
+    if len(pairs := _pairs(blocks)) > MANY:
         _ranges(axes, blocks)
-        pairs = []
-    for pair, how in drawn(pairs).items():
-        said = how | {"label": pair.replace(",", ", ")}
-        _line(axes, [b.cosines.get(pair) for b in blocks], said)
+    else:
+        for pair, how in drawn(pairs).items():
+            said = how | {"label": pair.replace(",", ", ")}
+            _line(axes, [b.cosines.get(pair) for b in blocks], said)
     axes.set_ylim(-1.08, 1.08)
     axes.set_yticks([-1, 0, 1])
     axes.set_ylabel("cosine")
-    _beside(axes)

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 def importance(found: Sequence[Importance], name: str, conditions: str) -> Figure:
     """Three panels over the blocks, each with its own scale."""
-    order = agreement(found)
     with style():
         figure = frame(
             f"{name}: is a large share an important branch?",
@@ -31,10 +30,8 @@ def importance(found: Sequence[Importance], name: str, conditions: str) -> Figur
             "the right; each bar is its residual branch. Top: its signed share of the "
             "gradient at the block's input. Middle: how far the first layer's gradient "
             "moves, as a part of its length, if the branch sends nothing back. Bottom: "
-            "how far the loss moves, in nats, if the branch computes nothing. Order of "
-            "the blocks, Spearman's ρ: "
-            f"share and cut {order.share_cut:z.2f}, share and |lesion| "
-            f"{order.share_loss:z.2f}, cut and |lesion| {order.cut_loss:z.2f}.",
+            "how far the loss moves, in nats, if the branch computes nothing. "
+            f"{agreement(found).said}",
         )
         panels = figure.subplots(3, 1, sharex=True)
         places = range(len(found))

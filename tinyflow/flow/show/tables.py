@@ -269,7 +269,6 @@ def counterfactual(found: Sequence[tuple[str, Counterfactual]], title: str) -> T
 
 def importance(found: Sequence[Importance], title: str) -> Table:
     """A row per block with a residual branch."""
-    order = agreement(found)
     return Table(
         title,
         [
@@ -299,9 +298,7 @@ def importance(found: Sequence[Importance], title: str) -> Table:
                 percent,
             ),
         ],
-        "Order of the blocks, Spearman's ρ: share and cut "
-        f"{order.share_cut:z.2f}, share and |lesion| {order.share_loss:z.2f}, cut and "
-        f"|lesion| {order.cut_loss:z.2f}.",
+        agreement(found).said,
     )
 
 

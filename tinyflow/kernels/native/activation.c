@@ -12,10 +12,6 @@ typedef struct {
   long size;
 } pass;
 
-INLINE vec pick(ivec where, vec a, vec b) {
-  return (vec)(((ivec)a & where) | ((ivec)b & ~where));
-}
-
 /* e^x for x <= 0 to the last bit or two, 0 far out, NaN at NaN. x = n ln 2 + r, and a
    polynomial in r (Moshier's Cephes, expf); 2^n in two halves, each a normal number. */
 INLINE vec exp_of(vec x) {
@@ -56,10 +52,7 @@ INLINE vec silu_back(vec g, vec x) {
   return g * (s * (1.f + below(above(x)) * rest));
 }
 
-INLINE vec relu6(vec x) {
-  x = pick(x <= 0.f, (vec){0}, x);
-  return pick(x >= 6.f, (vec){0} + 6.f, x);
-}
+INLINE vec relu6(vec x) { return relu(pick(x >= 6.f, (vec){0} + 6.f, x)); }
 
 INLINE vec relu6_back(vec g, vec y) { return pick((y > 0.f) & (y < 6.f), g, (vec){0}); }
 
@@ -104,4 +97,5 @@ INLINE void store_some(float *p, vec v, long count) {
 
 ACTIVATION(sigmoid)
 ACTIVATION(silu)
+ACTIVATION(relu)
 ACTIVATION(relu6)

@@ -35,8 +35,6 @@ def forward(
     v, h = axes(x.shape, w.shape, geometry)
     shape = v.out, h.out, x.shape[0], w.shape[0]
     b = None if bias is None else per_channel(bias)
-    if _is_depthwise(w.shape, geometry):
-        return _depthwise(library, x, w, b, shape, v, h)
     return _conv(library, x, w, b, shape, v, h, geometry.groups, True)
 
 
@@ -49,8 +47,6 @@ def input_grad(
     n, c, height, width = x_shape
     v, h = adjoints(x_shape, w.shape, geometry)
     shape = height, width, n, c
-    if _is_depthwise(w.shape, geometry):
-        return _depthwise(library, g, w, None, shape, v, h)
     return _conv(library, g, w, None, shape, v, h, geometry.groups, False)
 
 
@@ -61,9 +57,9 @@ def weight_grad(
     if not takes(g, x, geometry, w_shape):
         return None
     v, h = axes(x.shape, w_shape, geometry)
-    if _is_depthwise(w_shape, geometry):
-        return _depthwise_weights(library, g, x, w_shape, v, h)
     (k, c, kh, kw), groups = w_shape, geometry.groups
+    if _is_depthwise(w_shape, groups):
+        return _depthwise_weights(library, g, x, w_shape, v, h)
     (gb, ldg), (xb, ldx) = _buffer(g), _buffer(x)
     size = x.shape[0], c, k // groups, ref(v), ref(h)
     room = library.tinyflow_weights_room(*size)
@@ -89,8 +85,10 @@ def _conv(
     h: Axis,
     groups: int,
     forward: bool,
-) -> Array:
-    """One call for each group; y (H', W', N, K) of `shape`."""
+) -> Array | None:
+    """One call for each group, or for all if depthwise; (H', W', N, K) of `shape`."""
+    if _is_depthwise(w.shape, groups):
+        return _depthwise(library, x, w, bias, shape, v, h)
     (xb, ldx), wb = _buffer(x), to_hwnc(w)
     y = np.empty(shape, np.float32)
     n, c, k = shape[2], x.shape[1] // groups, shape[3] // groups
@@ -135,9 +133,9 @@ def _buffer(x: Array) -> tuple[Array, int]:
     return np.ascontiguousarray(xb), c
 
 
-def _is_depthwise(w_shape: Shape, geometry: Conv) -> bool:
+def _is_depthwise(w_shape: Shape, groups: int) -> bool:
     """Whether every channel has one kernel of its own."""
-    return geometry.groups > 1 and w_shape[:2] == (geometry.groups, 1)
+    return groups > 1 and w_shape[:2] == (groups, 1)
 
 
 def _joined(n: int, c: int) -> int | None:

@@ -27,12 +27,8 @@ static long block_rows(long channels) {
 
 INLINE long blocks(const norm *p) { return (p->rows + p->block - 1) / p->block; }
 
-INLINE vec where_passed(vec v, vec y) { return (vec)((ivec)v & ~(y <= (vec){0})); }
-
 /* Where a sum may begin: at v, or at 0 if that is not finite. */
 INLINE float origin(float v) { return v - v == 0 ? v : 0; }
-
-INLINE vec relu(vec v) { return (vec)((ivec)v & ~(v <= (vec){0})); } /* NaN stays */
 
 /* Runs f over all blocks; first and second: the two sums of each channel. Those of the
    moments are moved from what each block was measured about to the first row. */
@@ -174,7 +170,7 @@ static void sums_block(const void *job, long index) {
         long at = (r + i) * c + j;
         vec g = load(p->g + at);
         if (p->y != NULL) {
-          g = where_passed(g, load(p->y + at));
+          g = relu_back(g, load(p->y + at));
           store(p->out + at, g);
         }
         s += g, q += g * (load(x + i * p->ldx + j) - mean);

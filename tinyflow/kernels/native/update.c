@@ -1,4 +1,4 @@
-/* Elementwise passes over flat arrays: ReLU, its gradient, sums, and the optimisers. */
+/* Elementwise passes over flat arrays: sums, and the optimisers. */
 #include <math.h>
 
 #include "pool.h"
@@ -19,31 +19,6 @@ typedef struct {
 
 static void each_block(task_fn f, const pass *p) {
   run_tasks(f, p, (p->size + BLOCK - 1) / BLOCK);
-}
-
-static void relu(const void *job, long index) {
-  const pass *p = job;
-  EACH(index, p->size) p->p[i] = p->g[i] <= 0 ? 0 : p->g[i];
-}
-
-/* y = 0 where x <= 0, else x: a NaN stays one. */
-void tinyflow_relu(const float *x, float *y, long size) {
-  pass p = {.p = y, .g = x, .size = size};
-  each_block(relu, &p);
-}
-
-static void relu_grad(const void *job, long index) {
-  const pass *p = job;
-  EACH(index, p->size) {
-    float g = p->g[i]; /* read in any case: then this is a loop of vectors */
-    p->p[i] = p->m[i] <= 0 ? 0 : g;
-  }
-}
-
-/* dx = 0 where y <= 0, else g: also where y is a NaN. */
-void tinyflow_relu_grad(const float *g, const float *y, float *dx, long size) {
-  pass p = {.p = dx, .m = (float *)y, .g = g, .size = size};
-  each_block(relu_grad, &p);
 }
 
 typedef struct {

@@ -32,6 +32,14 @@ typedef int uivec __attribute__((vector_size(4 * VL), aligned(4), may_alias));
 INLINE vec load(const float *p) { return *(const uvec *)p; }
 INLINE void store(float *p, vec v) { *(uvec *)p = v; }
 
+INLINE vec pick(ivec where, vec a, vec b) {
+  return (vec)(((ivec)a & where) | ((ivec)b & ~where));
+}
+
+/* 0 where that is not positive; a NaN stays one, and lets its gradient pass. */
+INLINE vec relu(vec x) { return (vec)((ivec)x & ~(x <= (vec){0})); }
+INLINE vec relu_back(vec g, vec y) { return (vec)((ivec)g & ~(y <= (vec){0})); }
+
 /* VL rows of VL floats, transposed in place. */
 INLINE void transpose(vec *v) {
 #if defined(__clang__)

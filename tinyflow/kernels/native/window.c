@@ -37,7 +37,7 @@ static void max_row(const void *job, long oy) {
       for (int m = 1; m < met; m++) {
         vec v = load(x[m] + i);
         ivec better = (v > best) | (v != v), now = (ivec){0} + taps[m];
-        best = (vec)(((ivec)v & better) | ((ivec)best & ~better));
+        best = pick(better, v, best);
         from = (now & better) | (from & ~better);
       }
       store(y + i, best);

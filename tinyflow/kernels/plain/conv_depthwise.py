@@ -13,15 +13,15 @@ added up in one go, a row of them at a time. Threads take samples.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from collections.abc import Callable, Iterable
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
 from tinyflow.backend import Array, array_module
 from tinyflow.kernels.plain import threads
 from tinyflow.kernels.plain.scratch import scratch
-from tinyflow.kernels.window import Tap, Windows
+from tinyflow.kernels.window import Place, Tap, Windows
 from tinyflow.sums import column_sums
 
 BLOCK_BYTES = 1 << 20
@@ -32,6 +32,8 @@ MANY = 64
 """Channels from which a window is one sum."""
 
 Result = TypeVar("Result")
+Shift: TypeAlias = tuple[Tap, Tap, Place, Place]
+"""Vertical and horizontal tap, where to and where from."""
 
 
 def _shared(like: Array, work: Callable[[slice], Result]) -> list[Result]:
@@ -52,13 +54,19 @@ def forward(x: Array, w: Array, grid: Windows) -> Array:
         if summed:
             _sum(part_of_x, w, grid, y)
             return
-        for row, col, target, source in grid.shifts(_height(y)):
-            product = scratch("product", y[target].shape, x)
-            xp.multiply(part_of_x[source], w[row.index, col.index], out=product)
-            y[target] += product
+        _add(y, part_of_x, w, grid.shifts(_height(y)))
 
     _shared(whole, part)
     return whole
+
+
+def _add(y: Array, x: Array, w: Array, shifts: Iterable[Shift]) -> None:
+    """Adds x w at each tap to the places of y that it meets."""
+    xp = array_module(x)
+    for row, col, target, source in shifts:
+        product = scratch("product", y[target].shape, x)
+        xp.multiply(x[source], w[row.index, col.index], out=product)
+        y[target] += product
 
 
 def _sum(x: Array, w: Array, grid: Windows, y: Array) -> None:
@@ -114,10 +122,8 @@ def input_grad(g: Array, w: Array, x_shape: tuple[int, ...], grid: Windows) -> A
 
     def part(samples: slice) -> None:
         part_of_g, dx = g[:, :, samples], whole[:, :, samples]
-        for row, col, target, source in grid.shifts(_height(part_of_g)):
-            product = scratch("product", part_of_g[target].shape, g)
-            xp.multiply(part_of_g[target], w[row.index, col.index], out=product)
-            dx[source] += product
+        shifts = grid.shifts(_height(part_of_g))
+        _add(dx, part_of_g, w, ((row, col, b, a) for row, col, a, b in shifts))
 
     _shared(whole, part)
     return whole
@@ -136,10 +142,8 @@ def weight_grad(g: Array, x: Array, w_shape: tuple[int, ...], grid: Windows) -> 
             dw[row.index, col.index] += column_sums(product.reshape(-1, w_shape[2]))
         return dw
 
-    first, *rest = _shared(x, part)
-    dw: Array = first
-    for other in rest:
-        dw = dw + other
+    parts = _shared(x, part)
+    dw: Array = sum(parts[1:], parts[0])
     return dw.astype(x.dtype)
 
 
